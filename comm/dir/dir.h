@@ -1,0 +1,104 @@
+/* The engine directory: what skein-build makes and skein-engine and skeind open.
+ *
+ *   config.json     format version, description, name, limits, EOS set, generation defaults, templates, self-test, digest
+ *   weights.skw     header, tensor table, data; mapped
+ *   vocab.skv       the compiled tokenizer (comm/dir/vocab.h); mapped
+ *
+ * weights.skw, little-endian: struct sk_dir_head, then n_tensor struct sk_dir_entry, then data; every tensor's offset is a
+ * multiple of 4096. Matrices are packed as comm/dir/pack.h says; vectors are plain f32, padded with zeros to a
+ * multiple of 16. Tensor names ("N" is the layer) and shapes (hs = head stride, fs = ffn stride, see desc.h):
+ *   embed [n_vocab][n_embd]           head [n_vocab][n_embd] unless tied        pos_embed [max_len][n_embd] f32 matrix
+ *   layer.N.attn_norm [n_embd]        layer.N.attn_norm.bias (LAYER norm)       layer.N.q_norm, layer.N.k_norm [head_dim]
+ *   layer.N.qkv [(n_head + 2 n_kv_head) * hs][n_embd]   rows: all q heads, all k heads, all v heads; each head padded to hs
+ *   layer.N.qkv.bias                  absent = none
+ *   layer.N.o [n_embd][n_head * hs]   slab_k a multiple of hs                   layer.N.o.bias
+ *   layer.N.ffn_norm [n_embd]         layer.N.ffn_norm.bias
+ *   layer.N.gate_up [2 * fs][n_embd]  rows: gate, then up (gated)               layer.N.up [fs][n_embd], layer.N.up.bias (not gated)
+ *   layer.N.down [n_embd][fs]         layer.N.down.bias
+ *   final_norm [n_embd], final_norm.bias     rope.I [dim/2] */
+#ifndef SK_DIR_H
+#define SK_DIR_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "comm/base/err.h"
+#include "comm/dir/desc.h"
+#include "comm/dir/pack.h"
+
+#define SK_DIR_FORMAT   1 /* raised with any change of the bytes or their meaning */
+#define SK_DIR_MAGIC    "SKEINW\n\0"
+#define SK_DIR_NAME_MAX 64
+enum { SK_DIR_MAX_TENSORS = 65536, SK_DIR_MAX_EOS = 16, SK_SELFTEST_TOKENS = 8 };
+
+/* How ranks cut a tensor: whole everywhere, by output rows, or by input columns (slabs). */
+enum sk_split { SK_SPLIT_NONE, SK_SPLIT_OUT, SK_SPLIT_IN };
+
+struct sk_dir_head {
+    char magic[8];
+    uint32_t format, n_tensor;
+    uint64_t file_bytes;
+    uint64_t table_sum; /* XXH3-64 of the table */
+};
+
+struct sk_dir_entry {
+    char name[SK_DIR_NAME_MAX]; /* NUL-terminated */
+    uint32_t dtype, pack, split;
+    uint32_t cut_unit; /* a cut along the split axis falls on a multiple of this: rows (SPLIT_OUT) or inputs (SPLIT_IN) */
+    uint32_t n_out, n_in; /* vectors: n_out = length, n_in = 1, pack PLAIN, dtype f32 */
+    uint32_t slab_k, zero;
+    uint64_t offset, bytes;
+    uint64_t sum; /* XXH3-64 of the data */
+};
+
+/* Sampling values of the model's generation_config.json; NaN / -1 = absent. */
+struct sk_gen_defaults {
+    float temperature, top_p, min_p, typical_p, repetition_penalty, eta_cutoff, epsilon_cutoff;
+    int32_t top_k, no_repeat_ngram;
+    int8_t do_sample; /* -1 absent, 0 greedy, 1 */
+};
+
+struct sk_dir {
+    char path[1024];
+    char name[128];       /* the model's own name, from metadata or the source's file name */
+    char digest[33];      /* hex; changes with any weight, the description or the tokenizer */
+    char dtype[32];       /* what was asked for: "keep", "q4", ... */
+    int64_t created;      /* unix seconds */
+    struct sk_desc desc;
+    uint32_t n_eos;
+    int32_t eos[SK_DIR_MAX_EOS]; /* ends of sequence: generation_config, else config / tokenizer */
+    int32_t bos;                 /* -1 = none */
+    struct sk_gen_defaults gen;
+    char *chat_template; /* owned; NULL = the model has none */
+    char *tools_template; /* owned; a template named tool_use, NULL = none */
+    char bos_token[128], eos_token[128]; /* template variables, "" = none */
+    /* Self-test: log-prob of token i + 1 given 0..i, by the f32-activation reference at build time. */
+    int32_t selftest_ids[SK_SELFTEST_TOKENS];
+    float selftest_logprobs[SK_SELFTEST_TOKENS - 1];
+};
+
+/* Reads config.json. -SK_ENOENT, -SK_EFORMAT (other format version: says which and how to rebuild), -SK_EIO. */
+int sk_dir_open(const char *path, struct sk_dir *ret, struct sk_err *err);
+void sk_dir_close(struct sk_dir *d); /* frees the templates */
+int sk_dir_save(const struct sk_dir *d, const char *path, struct sk_err *err); /* writes path/config.json */
+bool sk_dir_is(const char *path); /* does it look like an engine directory? */
+
+/* weights.skw, mapped read-only. */
+struct sk_weights {
+    const uint8_t *base;
+    size_t bytes;
+    uint32_t n_tensor;
+    const struct sk_dir_entry *tensors; /* sorted by name */
+    bool mapped;                        /* close unmaps */
+};
+/* Maps path/weights.skw and checks sizes, table checksum and every entry's layout against the file. `populate`: read
+ * ahead. -SK_ENOENT, -SK_EFORMAT, -SK_EIO, -SK_ENOMEM. */
+int sk_weights_open(const char *path, bool populate, struct sk_weights *ret, struct sk_err *err);
+/* Over n bytes in memory that outlive it, 16-byte aligned (fuzzing, tests). */
+int sk_weights_open_mem(const void *p, size_t n, struct sk_weights *ret, struct sk_err *err);
+void sk_weights_close(struct sk_weights *w);
+const struct sk_dir_entry *sk_weights_find(const struct sk_weights *w, const char *name); /* NULL = absent */
+const void *sk_weights_data(const struct sk_weights *w, const struct sk_dir_entry *e);
+/* Compares every tensor's checksum; the message names the first that differs. */
+int sk_weights_verify(const struct sk_weights *w, struct sk_err *err);
+
+#endif
