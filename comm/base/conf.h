@@ -10,15 +10,16 @@
 /* Which program takes an option (bit set). */
 enum { SK_PROG_DAEMON = 1, SK_PROG_ENGINE = 2, SK_PROG_BUILD = 4 };
 
-#define SK_CONF_STR_MAX 1024 /* bytes of a string option, NUL included */
+#define SK_CONF_STR_MAX  1024 /* bytes of a string option, NUL included */
+#define SK_CONF_ENUM_MAX 32   /* likewise of an enum's choice */
 
 /* C types of the table's kinds: INT int64_t, BYTES int64_t, MS int64_t, NUM double, BOOL bool, STR/ENUM char[]. */
 struct sk_conf {
 #define SK_OPT_INT(field, name, prog, def, min, max, unit, help) int64_t field;
 #define SK_OPT_NUM(field, name, prog, def, min, max, unit, help) double field;
-#define SK_OPT_BOOL(field, name, prog, def, help) bool field;
-#define SK_OPT_STR(field, name, prog, def, arg, help) char field[SK_CONF_STR_MAX];
-#define SK_OPT_ENUM(field, name, prog, def, choices, help) char field[32];
+#define SK_OPT_BOOL(field, name, prog, def, help)                bool field;
+#define SK_OPT_STR(field, name, prog, def, arg, help)            char field[SK_CONF_STR_MAX];
+#define SK_OPT_ENUM(field, name, prog, def, choices, help)       char field[SK_CONF_ENUM_MAX];
 #include "conf/options.def"
 #undef SK_OPT_INT
 #undef SK_OPT_NUM
@@ -29,24 +30,25 @@ struct sk_conf {
 };
 
 void sk_conf_defaults(struct sk_conf *c);
-/* One `name` = `value`; an option set twice has its last value. A BOOL is true|on|yes or false|off|no. -SK_EINVAL (unknown
- * name, the message suggests the nearest one; not among the choices; control character), -SK_ERANGE, -SK_ETYPE; err->param
- * is the name. */
+/* One `name` = `value`; an option set twice has its last value. A BOOL is true|on|yes or false|off|no. -SK_EINVAL
+ * (unknown name, the message suggests the nearest one; not among the choices; control character), -SK_ERANGE,
+ * -SK_ETYPE; err->param is the name. */
 int sk_conf_set(struct sk_conf *c, unsigned prog, const char *name, const char *value, struct sk_err *err);
-/* A file of `name = value` lines; lines that begin with # are comments; a value in double quotes is what is between them.
- * `config` is refused. Errors say file:line and leave the lines before in force. Also -SK_ENOENT, -SK_EIO, -SK_ETOOBIG. */
+/* A file of `name = value` lines; lines that begin with # are comments; a value in double quotes is what is between
+ * them. `config` is refused. Errors say file:line and leave the lines before in force. Also -SK_ENOENT, -SK_EIO,
+ * -SK_ETOOBIG. */
 int sk_conf_file(struct sk_conf *c, unsigned prog, const char *path, struct sk_err *err);
 /* Parses s[0..n) as such a file; `path` is only for messages. */
 int sk_conf_text(struct sk_conf *c, unsigned prog, const char *path, const char *s, size_t n, struct sk_err *err);
-/* `--name value`, `--name=value`, `--flag` (BOOL; also `--flag off`), `--no-flag`; a --config FILE among them is read first.
- * argv[0] is passed over. Non-option words go to ret_rest (at most max_rest; NULL with 0 = none allowed). Errors as above,
- * and -SK_EMISSING where a value is. */
-int sk_conf_args(struct sk_conf *c, unsigned prog, int argc, char **argv, const char **ret_rest, int max_rest, int *ret_n_rest,
-                 struct sk_err *err);
+/* `--name value`, `--name=value`, `--flag` (BOOL; also `--flag off`), `--no-flag`; a --config FILE among them is read
+ * first. argv[0] is passed over. Non-option words go to ret_rest (at most max_rest; NULL with 0 = none allowed). Errors
+ * as above, and -SK_EMISSING where a value is. */
+int sk_conf_args(struct sk_conf *c, unsigned prog, int argc, char **argv, const char **ret_rest, int max_rest,
+                 int *ret_n_rest, struct sk_err *err);
 bool sk_conf_given(const struct sk_conf *c, const char *name); /* set by file or command line; `name` must exist */
-void sk_conf_help(FILE *f, unsigned prog);   /* the options part of --help */
-/* As a file that sk_conf_file reads back, each option under its help text; those at their defaults are commented out, so
- * that after sk_conf_defaults this is the sample file. `config` is left out, here and below. */
+void sk_conf_help(FILE *f, unsigned prog);                     /* the options part of --help */
+/* As a file that sk_conf_file reads back, each option under its help text; those at their defaults are commented out,
+ * so that after sk_conf_defaults this is the sample file. `config` is left out, here and below. */
 void sk_conf_print(const struct sk_conf *c, unsigned prog, FILE *f);
 /* Fills argv with `--name=value` of every option of `prog` that differs from its default; strings are the caller's
  * (sk_free). Returns the count or -SK_ETOOBIG / -SK_ENOMEM. */

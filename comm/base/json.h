@@ -27,10 +27,11 @@ enum sk_json_type { SK_JSON_NULL, SK_JSON_BOOL, SK_JSON_NUMBER, SK_JSON_STRING, 
 enum sk_json_type sk_json_type(const struct cJSON *v);
 const char *sk_json_typename(const struct cJSON *v); /* "null" (also for NULL), "boolean", ... */
 
-const struct cJSON *sk_json_get(const struct cJSON *obj, const char *key); /* case-sensitive; NULL = absent or not an object */
-const struct cJSON *sk_json_at(const struct cJSON *v, const char *dotted);  /* "text_config.rope_scaling.factor" */
-size_t sk_json_len(const struct cJSON *v);                                   /* members of an array or object, else 0; O(n) */
-const struct cJSON *sk_json_first(const struct cJSON *v);                    /* child iteration: first, then next */
+/* Case-sensitive, O(members); NULL where it is absent or `obj` is no object. */
+const struct cJSON *sk_json_get(const struct cJSON *obj, const char *key);
+const struct cJSON *sk_json_at(const struct cJSON *v, const char *dotted); /* "text_config.rope_scaling.factor" */
+size_t sk_json_len(const struct cJSON *v);                /* members of an array or object, else 0; O(n) */
+const struct cJSON *sk_json_first(const struct cJSON *v); /* child iteration: first, then next */
 const struct cJSON *sk_json_next(const struct cJSON *v);
 const char *sk_json_key(const struct cJSON *v); /* member's key, NULL in an array */
 const char *sk_json_str(const struct cJSON *v); /* NULL when not a string */
@@ -38,17 +39,19 @@ double sk_json_num(const struct cJSON *v);      /* NaN when not a number */
 bool sk_json_is_true(const struct cJSON *v);
 bool sk_json_is_int(const struct cJSON *v, int64_t *ret); /* |x| < 2^53: beyond, doubles skip integers */
 
-/* Typed getters for request fields and files: an absent key or null leaves *ret untouched and returns 0; a wrong type is
- * -SK_ETYPE, out of [min, max] (or NaN/Inf) is -SK_ERANGE; err->param is the key and the message says the limits. */
-int sk_json_get_int(const struct cJSON *obj, const char *key, int64_t min, int64_t max, int64_t *ret, struct sk_err *err);
+/* Typed getters for request fields and files: an absent key or null leaves *ret untouched and returns 0; a wrong type
+ * is -SK_ETYPE, out of [min, max] (or NaN/Inf) is -SK_ERANGE; err->param is the key and the message says the limits. */
+int sk_json_get_int(const struct cJSON *obj, const char *key, int64_t min, int64_t max, int64_t *ret,
+                    struct sk_err *err);
 int sk_json_get_num(const struct cJSON *obj, const char *key, double min, double max, double *ret, struct sk_err *err);
 int sk_json_get_bool(const struct cJSON *obj, const char *key, bool *ret, struct sk_err *err);
 int sk_json_get_str(const struct cJSON *obj, const char *key, const char **ret, struct sk_err *err); /* borrowed */
 
 /* Writing: text straight into a buffer. */
 int sk_json_quote(struct sk_buf *b, const char *s, size_t n); /* "..." with escapes; ill-formed UTF-8 becomes U+FFFD */
-int sk_json_put_num(struct sk_buf *b, double x);              /* shortest that reads back equal; NaN/-Inf -> -9999.0, Inf -> 9999.0 */
-int sk_json_put_float(struct sk_buf *b, float x);             /* likewise, read back as a float: 0.1f is 0.1 */
-int sk_json_print(struct sk_buf *b, const struct cJSON *v);   /* compact; reads back equal */
+/* The shortest text that reads back equal, as a double or as a float (0.1f is 0.1). NaN, -Inf: -9999.0; Inf: 9999.0. */
+int sk_json_put_num(struct sk_buf *b, double x);
+int sk_json_put_float(struct sk_buf *b, float x);
+int sk_json_print(struct sk_buf *b, const struct cJSON *v); /* compact; reads back equal */
 
 #endif

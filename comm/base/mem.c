@@ -31,9 +31,10 @@ void *sk_malloc(size_t n)
 
 void *sk_calloc(size_t n, size_t size)
 {
-    if (n == 0 || size == 0)
-        n = size = 1;
-    return may_alloc() ? calloc(n, size) : NULL;
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes))
+        return NULL;
+    return may_alloc() ? calloc(1, bytes ? bytes : 1) : NULL;
 }
 
 void *sk_realloc(void *p, size_t n)

@@ -81,7 +81,7 @@ size_t sk_utf8_partial(const char *s, size_t n)
 {
     const uint8_t *end = (const uint8_t *)s + n;
     for (size_t k = 1; k <= 3 && k <= n; k++) {
-        struct lead l = lead_of(end[-k]);
+        struct lead l = lead_of(*(end - k));
         if (l.len)
             return l.len > k && fitting(l, end - k, k) == k ? k : 0;
     }
