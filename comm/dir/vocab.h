@@ -19,11 +19,12 @@ enum { /* flags of a token */
     SK_TOK_ADDED = 2,
     SK_TOK_BYTE = 4,    /* byte-fallback token <0xNN> */
     SK_TOK_CONTROL = 8, /* spelling that user text must never turn into this token: special ones, and fim_ and the like */
-    SK_TOK_UNUSED = 16  /* an id below n_vocab without a word */
+    SK_TOK_UNUSED = 16, /* an id below n_vocab without a word */
+    SK_TOK_MODEL = 32   /* in the model's own vocabulary: what merging can give */
 };
 
 int sk_vocab_open(const char *path, struct sk_vocab **ret, struct sk_err *err);
-/* Over bytes in memory that outlive the vocab (fuzzing, tests). */
+/* Over bytes in memory, 8-byte aligned, that outlive the vocab (fuzzing, tests). */
 int sk_vocab_open_mem(const void *p, size_t n, struct sk_vocab **ret, struct sk_err *err);
 void sk_vocab_close(struct sk_vocab *v);
 
@@ -35,5 +36,8 @@ const char *sk_vocab_word(const struct sk_vocab *v, uint32_t id, size_t *ret_n);
 unsigned sk_vocab_flags(const struct sk_vocab *v, uint32_t id);
 int sk_vocab_find(const struct sk_vocab *v, const char *word, size_t n); /* id of that word as written, or -1 */
 int sk_vocab_max_token_bytes(const struct sk_vocab *v);
+/* The control spellings: ids with SK_TOK_CONTROL, i in 0 .. sk_vocab_n_controls - 1. */
+uint32_t sk_vocab_n_controls(const struct sk_vocab *v);
+uint32_t sk_vocab_control(const struct sk_vocab *v, uint32_t i);
 
 #endif

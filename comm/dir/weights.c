@@ -1,0 +1,146 @@
+#include "comm/dir/dir.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+enum { TENSOR_ALIGN = 4096 };
+
+/* Bytes that the entry's shape and dtype call for; 0 = impossible. */
+static uint64_t entry_bytes(const struct sk_dir_entry *e)
+{
+    struct sk_pack p;
+
+    if (e->pack == SK_PACK_PLAIN)
+        return e->dtype == SK_F32 && e->n_in == 1 && e->n_out ? SK_ALIGN16((uint64_t)e->n_out) * 4 : 0;
+    if (e->pack != SK_PACK_X86_1 || e->dtype >= SK_DTYPE_COUNT ||
+        sk_pack_layout(&p, (enum sk_dtype)e->dtype, e->n_out, e->n_in, e->slab_k))
+        return 0;
+    return p.bytes;
+}
+
+static int check_entry(const struct sk_dir_entry *e, uint64_t file_bytes, struct sk_err *err)
+{
+    uint64_t want = entry_bytes(e);
+    uint32_t axis = e->split == SK_SPLIT_IN ? e->n_in : e->n_out;
+
+    if (!want || want != e->bytes)
+        return sk_err_set(err, SK_EFORMAT, e->name, "tensor %s: shape, type and size do not agree", e->name);
+    if (e->offset % TENSOR_ALIGN || e->offset > file_bytes || e->bytes > file_bytes - e->offset)
+        return sk_err_set(err, SK_EFORMAT, e->name, "tensor %s lies outside the file", e->name);
+    if (e->split > SK_SPLIT_IN || !e->cut_unit || e->cut_unit > axis)
+        return sk_err_set(err, SK_EFORMAT, e->name, "tensor %s: bad split", e->name);
+    return 0;
+}
+
+static int check_table(const struct sk_weights *w, struct sk_err *err)
+{
+    for (uint32_t i = 0; i < w->n_tensor; i++) {
+        const struct sk_dir_entry *e = &w->tensors[i];
+        if (!e->name[0] || !memchr(e->name, 0, sizeof e->name))
+            return sk_err_set(err, SK_EFORMAT, NULL, "tensor %u has no proper name", i);
+        if (i && strcmp(e[-1].name, e->name) >= 0)
+            return sk_err_set(err, SK_EFORMAT, e->name, "the tensor table is not sorted at %s", e->name);
+        int rc = check_entry(e, w->bytes, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int sk_weights_open_mem(const void *p, size_t n, struct sk_weights *ret, struct sk_err *err)
+{
+    struct sk_dir_head h;
+    struct sk_weights w = {.base = p, .bytes = n};
+
+    if (n < sizeof h)
+        return sk_err_set(err, SK_EFORMAT, NULL, "weights.skw is cut off: %zu bytes", n);
+    memcpy(&h, p, sizeof h);
+    if (memcmp(h.magic, SK_DIR_MAGIC, sizeof h.magic))
+        return sk_err_set(err, SK_EFORMAT, NULL, "weights.skw does not begin with the magic bytes");
+    if (h.format != SK_DIR_FORMAT)
+        return sk_err_set(err, SK_EFORMAT, NULL, "weights.skw has format %u, this program reads format %d: rebuild it",
+                          h.format, SK_DIR_FORMAT);
+    if (h.file_bytes != n)
+        return sk_err_set(err, SK_EFORMAT, NULL, "weights.skw has %zu bytes instead of %llu", n,
+                          (unsigned long long)h.file_bytes);
+    if (!h.n_tensor || h.n_tensor > SK_DIR_MAX_TENSORS || (n - sizeof h) / sizeof(struct sk_dir_entry) < h.n_tensor)
+        return sk_err_set(err, SK_EFORMAT, NULL, "weights.skw cannot hold a table of %u tensors", h.n_tensor);
+    w.n_tensor = h.n_tensor;
+    w.tensors = (const struct sk_dir_entry *)(w.base + sizeof h);
+    if (XXH3_64bits(w.tensors, h.n_tensor * sizeof *w.tensors) != h.table_sum)
+        return sk_err_set(err, SK_EFORMAT, NULL, "weights.skw: the tensor table is damaged (checksum)");
+    int rc = check_table(&w, err);
+    if (!rc)
+        *ret = w;
+    return rc;
+}
+
+int sk_weights_open(const char *path, bool populate, struct sk_weights *ret, struct sk_err *err)
+{
+    char file[1024 + 32];
+    struct stat st;
+    void *p = MAP_FAILED;
+    int rc, fd;
+
+    if ((size_t)snprintf(file, sizeof file, "%s/weights.skw", path) >= sizeof file)
+        return sk_err_set(err, SK_EINVAL, NULL, "path is too long: %.200s...", path);
+    fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return sk_err_errno(err, SK_ENOENT, NULL, "cannot open %s", file);
+    if (fstat(fd, &st))
+        rc = sk_err_errno(err, SK_EIO, NULL, "cannot read %s", file);
+    else if (!S_ISREG(st.st_mode) || !st.st_size)
+        rc = sk_err_set(err, SK_EFORMAT, NULL, "%s is empty or not a regular file", file);
+    else if ((p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | (populate ? MAP_POPULATE : 0), fd, 0)) ==
+             MAP_FAILED)
+        rc = sk_err_errno(err, SK_ENOMEM, NULL, "cannot map %s", file);
+    else if ((rc = sk_weights_open_mem(p, (size_t)st.st_size, ret, err)))
+        munmap(p, (size_t)st.st_size);
+    else
+        ret->mapped = true;
+    close(fd);
+    return rc;
+}
+
+void sk_weights_close(struct sk_weights *w)
+{
+    if (w->mapped)
+        munmap((void *)w->base, w->bytes);
+    *w = (struct sk_weights){0};
+}
+
+const struct sk_dir_entry *sk_weights_find(const struct sk_weights *w, const char *name)
+{
+    uint32_t low = 0, high = w->n_tensor;
+
+    while (low < high) {
+        uint32_t mid = low + (high - low) / 2;
+        int c = strcmp(name, w->tensors[mid].name);
+        if (!c)
+            return &w->tensors[mid];
+        if (c < 0)
+            high = mid;
+        else
+            low = mid + 1;
+    }
+    return NULL;
+}
+
+const void *sk_weights_data(const struct sk_weights *w, const struct sk_dir_entry *e)
+{
+    return w->base + e->offset;
+}
+
+int sk_weights_verify(const struct sk_weights *w, struct sk_err *err)
+{
+    for (uint32_t i = 0; i < w->n_tensor; i++) {
+        const struct sk_dir_entry *e = &w->tensors[i];
+        if (XXH3_64bits(sk_weights_data(w, e), e->bytes) != e->sum)
+            return sk_err_set(err, SK_EFORMAT, e->name, "tensor %s is damaged (checksum)", e->name);
+    }
+    return 0;
+}

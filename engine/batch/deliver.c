@@ -1,0 +1,134 @@
+/* Result rows -> tokens of sequences, blocks of the prefix tree, entries of the TOKENS frame. */
+#include <string.h>
+
+#include "engine/batch/loop.h"
+
+static struct sk_wire_entry entry_of(const struct sk_seq *q)
+{
+    return (struct sk_wire_entry){.job = q->job->id, .choice = q->choice, .n_cached = q->n_cached, .n_preempt = q->n_preempt};
+}
+
+static void put_item(struct sk_buf *out, const struct sk_result_row *row, uint16_t flags)
+{
+    struct sk_wire_item it = {.id = row->id, .logprob = row->logprob, .rank = row->rank, .n_top = (uint16_t)row->n_top, .flags = flags};
+    struct sk_wire_top top[SK_MAX_TOP];
+    for (uint32_t i = 0; i < row->n_top; i++)
+        top[i] = (struct sk_wire_top){.id = row->top[i].id, .logprob = row->top[i].logprob};
+    sk_wire_tokens_item(out, &it, top);
+}
+
+static bool is_in(const int32_t *ids, uint32_t n, int32_t id)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (ids[i] == id)
+            return true;
+    return false;
+}
+
+/* What the drawn token does: ends the sequence without being part of it, or joins it and perhaps ends it by its length. */
+static enum sk_finish take_token(const struct sk_loop *l, struct sk_seq *q, int32_t id)
+{
+    if (sk_seq_n_gen(q) >= q->params.min_tokens) {
+        if (!(q->params.flags & SK_PARAMS_IGNORE_EOS) && is_in(l->conf.eos, l->conf.n_eos, id))
+            return SK_FINISH_EOS;
+        if (is_in(q->list, q->params.n_stop_ids, id))
+            return SK_FINISH_STOP_ID;
+    }
+    q->tok[q->n_tok++] = id;
+    q->n_tok_sent = q->n_tok; /* the ranks drew it */
+    return sk_seq_n_gen(q) == q->max_gen ? SK_FINISH_LENGTH : SK_FINISH_NONE;
+}
+
+/* Blocks that became full are final: they may be shared from now on. Then those behind a window are given up. */
+static void settle_blocks(struct sk_loop *l, struct sk_seq *q)
+{
+    const struct sk_kvpool_conf *c = &l->conf.kv;
+    struct sk_kv_text text = sk_seq_text(q);
+    while ((q->n_entered + 1) * c->block_tok <= q->n_comp) {
+        int32_t blk[SK_MAX_GROUPS];
+        for (uint32_t g = 0; g < c->n_group; g++)
+            blk[g] = q->n_entered >= q->first[g] ? q->blk[g][q->n_entered] : SK_KV_NONE;
+        if (sk_kvpool_enter(l->pool, q->node, &text, q->n_entered, blk, &q->node))
+            break; /* no node is free: it is tried again with the next block */
+        q->n_entered++;
+    }
+    for (uint32_t g = 0; g < c->n_group; g++)
+        for (uint32_t first = sk_kvpool_first(c, g, q->n_comp); q->first[g] < first; q->first[g]++)
+            sk_kvpool_put(l->pool, g, q->blk[g][q->first[g]]);
+}
+
+static bool row_ok(const struct sk_loop *l, const struct sk_result_row *row)
+{
+    return row->id >= 0 && (uint32_t)row->id < l->conf.n_vocab && row->n_top <= SK_MAX_TOP;
+}
+
+/* One run's rows: prompt log-probs, then the drawn token. */
+static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const struct sk_result_row *rows, struct sk_buf *out, uint32_t *n_entry)
+{
+    struct sk_seq *q = r->seq;
+    bool sample = r->want & SK_RUN_SAMPLE;
+    uint32_t n_score = r->n_result - sample;
+    for (uint32_t i = 0; i < r->n_result; i++)
+        if (!row_ok(l, &rows[i]))
+            return -SK_EINTERNAL;
+
+    q->n_comp = r->pos + r->n;
+    if (r->want & SK_RUN_PROMPT_LOGPROBS)
+        q->n_scored = q->n_comp;
+    if (r->pos < q->n_prompt)
+        l->stats.prompt_tok += r->n;
+
+    struct sk_wire_entry e = entry_of(q);
+    enum sk_finish finish = SK_FINISH_NONE;
+    if (sample)
+        finish = take_token(l, q, rows[n_score].id);
+    else if (q->max_gen == 0 && q->n_comp == q->n_prompt)
+        finish = SK_FINISH_LENGTH;
+    bool ends = finish == SK_FINISH_EOS || finish == SK_FINISH_STOP_ID; /* the token is not of the answer */
+    e.finish = finish;
+    e.reason = ends ? rows[n_score].id : 0;
+    e.n_item = n_score + (sample && !ends);
+    l->stats.decode_tok += sample && !ends;
+
+    if (e.n_item > 0 || finish != SK_FINISH_NONE) {
+        sk_wire_tokens_entry(out, &e);
+        for (uint32_t i = 0; i < e.n_item; i++)
+            put_item(out, &rows[i], i < n_score ? SK_ITEM_PROMPT : 0);
+        ++*n_entry;
+    }
+    settle_blocks(l, q);
+    sk_seq_release(l->seqs, q, false);
+    if (finish != SK_FINISH_NONE) {
+        sk_apply_leave(l, q);
+        sk_seq_end(l->seqs, q, finish, e.reason);
+        sk_seq_free(l->seqs, q);
+    }
+    return 0;
+}
+
+int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out, uint32_t *n_entry)
+{
+    if (n != l->todo.n_result)
+        return -SK_EINTERNAL;
+    for (uint32_t i = 0; i < l->todo.n_run; i++) {
+        const struct sk_sched_run *r = &l->todo.run[i];
+        int rc = deliver_run(l, r, rows, out, n_entry);
+        if (rc)
+            return rc;
+        rows += r->n_result;
+    }
+    return 0;
+}
+
+void sk_deliver_ended(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry)
+{
+    for (uint32_t n = 0; n < SK_LOOP_MAX_ENDED && l->seqs->ended.first; n++) {
+        struct sk_seq *q = l->seqs->ended.first;
+        struct sk_wire_entry e = entry_of(q);
+        e.finish = q->finish;
+        e.reason = q->reason;
+        sk_wire_tokens_entry(out, &e);
+        ++*n_entry;
+        sk_seq_free(l->seqs, q);
+    }
+}

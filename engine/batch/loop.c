@@ -1,0 +1,232 @@
+#include "engine/batch/loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "comm/base/clock.h"
+#include "comm/base/mem.h"
+
+enum {
+    MAX_OPEN_WORD = 1 << 18,   /* see struct sk_sched_conf */
+    STATS_INTERVAL_US = 100000
+};
+
+/* ---- memory ---- */
+
+/* The most that a plan can hold: bounded by what scheduling admits at once, and reserved so that no step allocates. */
+static size_t max_plan(const struct sk_loop_conf *c)
+{
+    uint64_t words = (uint64_t)MAX_OPEN_WORD + c->max_len + SK_MAX_LIST + 2 * (uint64_t)c->max_row;
+    uint64_t per_seq = 256 + c->kv.n_group * 64;
+    return sizeof(struct sk_plan_head) + words * sizeof(int32_t) * (1 + c->kv.n_group) + c->max_seqs * per_seq;
+}
+
+static int open_memory(struct sk_loop *l)
+{
+    const struct sk_loop_conf *c = &l->conf;
+    int rc = sk_seqs_open(sk_loop_credit(l), &l->seqs);
+    if (!rc)
+        rc = sk_kvpool_open(&c->kv, &l->pool);
+    if (!rc)
+        rc = sk_sched_open(&l->sched, &l->todo);
+    if (rc)
+        return rc;
+    l->max_blk = (c->max_len + c->kv.block_tok - 1) / c->kv.block_tok;
+    l->table = sk_calloc((size_t)c->max_seqs * c->kv.n_group * l->max_blk, sizeof *l->table);
+    l->slot_free = sk_calloc(c->max_seqs, sizeof *l->slot_free);
+    l->slot_close = sk_calloc(c->max_seqs, sizeof *l->slot_close);
+    sk_buf_init(&l->plan, max_plan(c));
+    if (!l->table || !l->slot_free || !l->slot_close)
+        return -SK_ENOMEM;
+    for (uint32_t i = 0; i < c->max_seqs; i++)
+        l->slot_free[l->n_slot_free++] = c->max_seqs - 1 - i;
+    return sk_buf_reserve(&l->plan, l->plan.max);
+}
+
+int sk_loop_open(const struct sk_loop_conf *conf, struct sk_loop **ret, struct sk_err *err)
+{
+    sk_assert(conf->max_seqs >= 1 && conf->max_seqs <= conf->max_row);
+    struct sk_loop *l = sk_calloc(1, sizeof *l);
+    if (!l)
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the batch manager");
+    l->conf = *conf;
+    l->sched = (struct sk_sched_conf){
+        .max_seqs = conf->max_seqs, .max_row = conf->max_row, .max_open_word = MAX_OPEN_WORD, .no_evict = conf->no_evict};
+    if (open_memory(l)) {
+        sk_loop_close(l);
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for %u sequences", sk_loop_credit(l));
+    }
+    *ret = l;
+    return 0;
+}
+
+void sk_loop_close(struct sk_loop *l)
+{
+    if (!l)
+        return;
+    sk_seqs_close(l->seqs);
+    sk_kvpool_close(l->pool);
+    sk_sched_close(&l->todo);
+    sk_buf_done(&l->plan);
+    sk_free(l->table);
+    sk_free(l->slot_free);
+    sk_free(l->slot_close);
+    sk_free(l);
+}
+
+size_t sk_loop_max_out(const struct sk_loop *l)
+{
+    size_t item = sizeof(struct sk_wire_item) + SK_MAX_TOP * sizeof(struct sk_wire_top);
+    size_t entries = (size_t)l->conf.max_seqs + SK_LOOP_MAX_ENDED;
+    return sizeof(struct sk_wire_tokens) + entries * sizeof(struct sk_wire_entry) + l->conf.max_row * item +
+           2 * (sizeof(struct sk_wire_stats) + sizeof(struct sk_wire_beat));
+}
+
+uint32_t sk_loop_credit(const struct sk_loop *l)
+{
+    return l->conf.max_seqs + l->conf.max_queue;
+}
+
+/* ---- one iteration ---- */
+
+bool sk_loop_busy(const struct sk_loop *l)
+{
+    return l->seqs->wait.n > 0 || l->seqs->run.n > 0 || l->seqs->ended.n > 0;
+}
+
+static int run_model(struct sk_loop *l, const struct sk_result_row **ret_rows, uint32_t *ret_n, struct sk_err *err)
+{
+    int rc = sk_rank_step(l->conf.rank, l->plan.p, l->plan.n, err);
+    if (!rc)
+        rc = sk_rank_wait(l->conf.rank, ret_rows, ret_n, err);
+    return rc;
+}
+
+/* The recording has the plan before it runs: what a crash was about can be read from its end. */
+static int step_model(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry, struct sk_err *err)
+{
+    const struct sk_result_row *rows = NULL;
+    uint32_t n = 0;
+    int rc = sk_apply_plan(l);
+    if (rc)
+        return sk_err_set(err, -rc, NULL, "step %llu: the plan could not be written", (unsigned long long)l->step);
+    if (l->conf.record)
+        sk_record_plan(l->conf.record, l->plan.p, l->plan.n);
+    rc = run_model(l, &rows, &n, err);
+    if (rc)
+        return rc;
+    if (l->conf.record)
+        sk_record_rows(l->conf.record, rows, n);
+    rc = sk_deliver_rows(l, rows, n, out, n_entry);
+    if (rc)
+        return sk_err_set(err, -rc, NULL, "step %llu: the backend gave rows that cannot be", (unsigned long long)l->step);
+    return 0;
+}
+
+int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err)
+{
+    uint64_t t0 = sk_clock_us();
+    struct sk_sched_out *todo = &l->todo;
+    sk_sched_next(&l->sched, l->seqs, l->pool, todo);
+    /* A state that nothing can move would be stepped for ever. */
+    sk_assert(todo->n_row > 0 || todo->n_preempt > 0 || todo->n_hold > 0 || l->seqs->ended.n > 0 || !sk_loop_busy(l));
+    for (uint32_t i = 0; i < todo->n_preempt; i++) {
+        struct sk_seq *q = todo->preempt[i];
+        sk_apply_leave(l, q);
+        q->n_preempt++;
+        l->stats.preemptions++;
+        sk_seq_to(l->seqs, q, SK_SEQ_WAIT);
+    }
+
+    int rc = 0;
+    size_t at;
+    uint32_t n_entry = 0;
+    l->step += todo->n_row > 0;
+    sk_wire_tokens_begin(out, &at, l->step);
+    sk_deliver_ended(l, out, &n_entry);
+    if (todo->n_row > 0)
+        rc = step_model(l, out, &n_entry, err);
+    if (!rc) {
+        rc = sk_wire_tokens_end(out, at, n_entry);
+        if (rc)
+            sk_err_set(err, -rc, NULL, "a TOKENS frame did not fit its buffer of %zu bytes", out->max);
+    }
+    l->stats.busy_us += sk_clock_us() - t0;
+    return rc;
+}
+
+void sk_loop_stats(const struct sk_loop *l, struct sk_wire_stats *ret)
+{
+    struct sk_wire_stats s = l->stats;
+    s.steps = l->step;
+    s.running = l->seqs->run.n;
+    s.waiting = l->seqs->wait.n + l->seqs->n_held;
+    for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {
+        s.blk_total += l->conf.kv.n_blk[g];
+        s.blk_free += l->pool->groups[g].n_free;
+        s.blk_cached += l->pool->groups[g].n_idle;
+    }
+    *ret = s;
+}
+
+/* ---- serving ---- */
+
+/* While the daemon does not read, nothing is read of it either: answers need room too. */
+static int take_frames(struct sk_loop *l, struct sk_chan *c, struct sk_err *err)
+{
+    const struct sk_frame *f;
+    while (!l->quit && c->out.max - c->out.n >= sk_loop_max_out(l)) {
+        int rc = sk_chan_next(c, &f);
+        if (rc == 0)
+            return 0;
+        if (rc < 0)
+            return sk_err_set(err, SK_EPROTO, NULL, "a frame of the daemon is malformed");
+        rc = sk_loop_frame(l, f, &c->out, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+/* Every so often while it works, and once when it has nothing more to do. */
+static void put_stats(struct sk_loop *l, struct sk_buf *out)
+{
+    uint64_t now = sk_clock_us();
+    if (sk_loop_busy(l) && now - l->stats_us < STATS_INTERVAL_US)
+        return;
+    struct sk_wire_stats s;
+    sk_loop_stats(l, &s);
+    sk_wire_put_stats(out, &s);
+    l->stats_us = now;
+}
+
+int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err)
+{
+    int rc = sk_buf_reserve(&c->out, c->out.max - c->out.n);
+    if (rc)
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the channel to the daemon");
+    for (;;) {
+        bool gone = sk_chan_fill(c) != 0;
+        rc = take_frames(l, c, err);
+        if (rc || gone || l->quit)
+            break;
+        bool room = c->out.max - c->out.n >= sk_loop_max_out(l), step = sk_loop_busy(l) && room;
+        if (step) {
+            rc = sk_loop_step(l, &c->out, err);
+            if (rc)
+                break;
+            put_stats(l, &c->out);
+        }
+        if (sk_chan_flush(c) < 0)
+            break; /* the daemon is gone: its next engine starts afresh */
+        short events = (short)((room ? POLLIN : 0) | (sk_chan_pending(c) ? POLLOUT : 0));
+        struct pollfd p = {.fd = c->fd, .events = events};
+        if (!step && poll(&p, 1, -1) < 0 && errno != EINTR) {
+            rc = sk_err_errno(err, SK_EIO, NULL, "poll");
+            break;
+        }
+    }
+    sk_chan_flush(c);
+    return rc;
+}

@@ -1,0 +1,82 @@
+/* The leader's loop: frames in, one step of the model, frames out. All that it decides with is in struct sk_loop; what it does in one iteration:
+ *
+ *   intake.c   frames -> jobs and sequences (wait, cancel, refuse)
+ *   sched.c    sequences and blocks -> decisions
+ *   apply.c    decisions -> blocks, slots and the plan's bytes
+ *   model      plan -> result rows
+ *   deliver.c  rows -> tokens, blocks into the prefix tree, the TOKENS frame
+ *
+ * Owner: leader control thread. All memory of a step is taken at open; a PROMPT or SEQ takes what it carries, and a step takes nothing. */
+#ifndef SK_LOOP_H
+#define SK_LOOP_H
+#include <stdbool.h>
+#include <stdint.h>
+#include "comm/base/buf.h"
+#include "comm/wire/chan.h"
+#include "comm/wire/wire.h"
+#include "engine/batch/kvpool.h"
+#include "engine/batch/record.h"
+#include "engine/batch/sched.h"
+#include "engine/batch/seq.h"
+#include "engine/model/step.h"
+
+enum { SK_LOOP_MAX_ENDED = 1024 }; /* entries of one frame for sequences that ended outside of a step */
+
+struct sk_loop_conf {
+    uint32_t max_seqs, max_row, max_len, max_queue; /* max_seqs <= max_row */
+    bool no_evict;
+    struct sk_kvpool_conf kv;
+    uint32_t n_vocab, n_eos;
+    int32_t eos[SK_DIR_MAX_EOS];
+    char digest[40];          /* a daemon that says another one is refused; "" = any */
+    struct sk_rank *rank;     /* borrowed, with at least max_seqs slots and max_row rows and result rows */
+    struct sk_record *record; /* borrowed; NULL = none */
+};
+
+struct sk_loop {
+    struct sk_loop_conf conf;
+    struct sk_seqs *seqs;
+    struct sk_kvpool *pool;
+    struct sk_sched_conf sched;
+    struct sk_sched_out todo;
+    struct sk_buf plan;
+    int32_t *table; /* [max_seqs][n_group][max_blk] */
+    uint32_t max_blk;
+    uint32_t *slot_free, *slot_close; /* stacks; those to close are free once a plan says so */
+    uint32_t n_slot_free, n_slot_close;
+    uint64_t step; /* plans so far */
+    bool greeted, quit;
+    struct sk_wire_stats stats; /* counters; the levels are filled in when it is sent */
+    uint64_t stats_us;          /* when it was sent last */
+};
+
+int sk_loop_open(const struct sk_loop_conf *conf, struct sk_loop **ret, struct sk_err *err);
+void sk_loop_close(struct sk_loop *l);
+
+/* Room that `out` must have before sk_loop_frame or sk_loop_step is called: the most that one call adds. */
+size_t sk_loop_max_out(const struct sk_loop *l);
+/* Sequences that may be unfinished here at once: what HELLO grants. */
+uint32_t sk_loop_credit(const struct sk_loop *l);
+/* Takes one checked frame of the daemon; answers go to `out`. -SK_EPROTO: the daemon broke the protocol. */
+int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err);
+/* Is there anything that a step would do? */
+bool sk_loop_busy(const struct sk_loop *l);
+/* One iteration; its TOKENS frame (if anything happened) goes to `out`. An error is final: the ranks' state is unknown. */
+int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err);
+void sk_loop_stats(const struct sk_loop *l, struct sk_wire_stats *ret);
+
+/* Runs until the daemon says QUIT or goes away: 0. Sleeps in poll while there is nothing to do, and steps only while the channel has room. */
+int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err);
+
+/* ---- the parts of an iteration ---- */
+
+/* Gives up slot and blocks of a running sequence, and lets go those that wait for it: what it has computed stays in the prefix tree only. */
+void sk_apply_leave(struct sk_loop *l, struct sk_seq *q);
+/* Carries the decisions out and writes the plan of step l->step. */
+int sk_apply_plan(struct sk_loop *l);
+/* Takes the step's rows: *n_entry entries more in the TOKENS frame being written. -SK_EINTERNAL: a row cannot be. */
+int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out, uint32_t *n_entry);
+/* Last entries of sequences that ended outside of a step, up to a bound; they are free then. */
+void sk_deliver_ended(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry);
+
+#endif

@@ -1,0 +1,292 @@
+#include "engine/batch/record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "comm/base/log.h"
+#include "comm/base/mem.h"
+
+enum { KIND_PLAN = 1, KIND_ROWS = 2, ROW_WORDS = 4 };
+
+struct rec_head {
+    uint32_t kind, bytes;
+};
+
+struct sk_record {
+    int fd; /* -1: ended by an error */
+    struct sk_buf buf;
+};
+
+/* ---- writing ---- */
+
+static int write_all(int fd, const void *p, size_t n)
+{
+    while (n > 0) {
+        ssize_t w = write(fd, p, n);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w < 0)
+            return -SK_EIO;
+        p = (const char *)p + w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
+static void put(struct sk_record *r, uint32_t kind, const void *p, size_t n)
+{
+    static const char zeros[8];
+    struct rec_head h = {.kind = kind, .bytes = (uint32_t)n};
+    if (r->fd < 0)
+        return;
+    if (write_all(r->fd, &h, sizeof h) || write_all(r->fd, p, n) || write_all(r->fd, zeros, -n & 7)) {
+        sk_log(SK_LOG_ERROR, "recording ended: %s", strerror(errno));
+        close(r->fd);
+        r->fd = -1;
+    }
+}
+
+/* A row without the unused part of its top: 4-byte words, the same for writing and for comparing. */
+static void put_row(struct sk_buf *b, const struct sk_result_row *row)
+{
+    sk_buf_add(b, &row->id, 4);
+    sk_buf_add(b, &row->logprob, 4);
+    sk_buf_add(b, &row->rank, 4);
+    sk_buf_add(b, &row->n_top, 4);
+    sk_buf_add(b, row->top, row->n_top * sizeof row->top[0]);
+}
+
+static int put_rows(struct sk_buf *b, const struct sk_result_row *rows, uint32_t n)
+{
+    sk_buf_clear(b);
+    for (uint32_t i = 0; i < n; i++)
+        put_row(b, &rows[i]);
+    return b->failed;
+}
+
+int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret, struct sk_err *err)
+{
+    int rc = 0;
+    struct sk_record_head h = *head;
+    memcpy(h.magic, SK_RECORD_MAGIC, sizeof h.magic);
+    h.version = SK_RECORD_VERSION;
+    struct sk_record *r = sk_calloc(1, sizeof *r);
+    if (!r)
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for a recording");
+    sk_buf_init(&r->buf, (size_t)max_result * sizeof(struct sk_result_row));
+    r->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (r->fd < 0) {
+        rc = sk_err_errno(err, SK_EIO, "record", "cannot create %s", path);
+        goto out;
+    }
+    if (sk_buf_reserve(&r->buf, r->buf.max)) {
+        rc = sk_err_set(err, SK_ENOMEM, NULL, "no memory for a recording");
+        goto out;
+    }
+    if (write_all(r->fd, &h, sizeof h)) {
+        rc = sk_err_errno(err, SK_EIO, "record", "cannot write %s", path);
+        goto out;
+    }
+    *ret = r;
+    r = NULL;
+out:
+    sk_record_close(r);
+    return rc;
+}
+
+void sk_record_plan(struct sk_record *r, const void *plan, size_t n)
+{
+    put(r, KIND_PLAN, plan, n);
+}
+
+void sk_record_rows(struct sk_record *r, const struct sk_result_row *rows, uint32_t n)
+{
+    int rc = put_rows(&r->buf, rows, n);
+    sk_assert(rc == 0); /* reserved for max_result rows */
+    put(r, KIND_ROWS, r->buf.p, r->buf.n);
+}
+
+void sk_record_close(struct sk_record *r)
+{
+    if (!r)
+        return;
+    if (r->fd >= 0)
+        close(r->fd);
+    sk_buf_done(&r->buf);
+    sk_free(r);
+}
+
+/* ---- reading ---- */
+
+struct sk_player {
+    FILE *f;
+    struct sk_record_head head;
+    struct sk_buf plan, rows, again; /* again: rows of the replay, in the same form */
+    struct rec_head ahead;           /* kind 0: nothing was read ahead */
+};
+
+/* 1, 0 at the end of the file, -SK_EFORMAT. */
+static int read_head(struct sk_player *p, struct rec_head *ret, struct sk_err *err)
+{
+    if (p->ahead.kind) {
+        *ret = p->ahead;
+        p->ahead.kind = 0;
+        return 1;
+    }
+    if (fread(ret, sizeof *ret, 1, p->f) != 1)
+        return 0;
+    if (ret->bytes > SK_RECORD_MAX)
+        return sk_err_set(err, SK_EFORMAT, NULL, "a record of %u bytes", ret->bytes);
+    return 1;
+}
+
+/* Whole or nothing: an engine that was killed leaves a part at the end. The buffer grows as bytes come, so that a length alone costs nothing. */
+static bool read_body(struct sk_player *p, struct sk_buf *b, uint32_t bytes)
+{
+    size_t left = ((size_t)bytes + 7) & ~(size_t)7;
+    sk_buf_clear(b);
+    while (left > 0) {
+        size_t n = left < 65536 ? left : 65536;
+        if (sk_buf_reserve(b, n) || fread(b->p + b->n, 1, n, p->f) != n)
+            return false;
+        b->n += n;
+        left -= n;
+    }
+    b->n = bytes;
+    return true;
+}
+
+int sk_player_open(const char *path, struct sk_player **ret, struct sk_record_head *ret_head, struct sk_err *err)
+{
+    int rc = 0;
+    struct sk_player *p = sk_calloc(1, sizeof *p);
+    if (!p)
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for a replay");
+    sk_buf_init(&p->plan, SK_RECORD_MAX + 8);
+    sk_buf_init(&p->rows, SK_RECORD_MAX + 8);
+    sk_buf_init(&p->again, SK_RECORD_MAX + 8);
+    p->f = fopen(path, "rb");
+    if (!p->f) {
+        rc = sk_err_errno(err, errno == ENOENT ? SK_ENOENT : SK_EIO, NULL, "cannot open %s", path);
+        goto out;
+    }
+    struct sk_record_head *h = &p->head;
+    if (fread(h, sizeof *h, 1, p->f) != 1 || memcmp(h->magic, SK_RECORD_MAGIC, sizeof h->magic) != 0) {
+        rc = sk_err_set(err, SK_EFORMAT, NULL, "%s is not a recording", path);
+        goto out;
+    }
+    if (h->version != SK_RECORD_VERSION || !memchr(h->digest, 0, sizeof h->digest) || !memchr(h->isa, 0, sizeof h->isa) ||
+        h->limits.n_group > SK_MAX_GROUPS) {
+        rc = sk_err_set(err, SK_EFORMAT, NULL, "%s: recording of version %u, or damaged", path, h->version);
+        goto out;
+    }
+    *ret_head = *h;
+    *ret = p;
+    p = NULL;
+out:
+    sk_player_close(p);
+    return rc;
+}
+
+int sk_player_next(struct sk_player *p, const void **ret_plan, size_t *ret_n, const struct sk_buf **ret_rows, struct sk_err *err)
+{
+    struct rec_head h;
+    int rc = read_head(p, &h, err);
+    if (rc <= 0)
+        return rc;
+    if (h.kind != KIND_PLAN)
+        return sk_err_set(err, SK_EFORMAT, NULL, "a record of kind %u where a plan should be", h.kind);
+    if (!read_body(p, &p->plan, h.bytes))
+        return 0;
+    rc = sk_plan_check(p->plan.p, p->plan.n, &p->head.limits, err);
+    if (rc)
+        return -SK_EFORMAT;
+    *ret_plan = p->plan.p;
+    *ret_n = p->plan.n;
+    *ret_rows = NULL;
+    rc = read_head(p, &h, err);
+    if (rc < 0)
+        return rc;
+    if (rc == 1 && h.kind != KIND_ROWS)
+        p->ahead = h;
+    else if (rc == 1 && read_body(p, &p->rows, h.bytes))
+        *ret_rows = &p->rows;
+    return 1;
+}
+
+void sk_player_close(struct sk_player *p)
+{
+    if (!p)
+        return;
+    if (p->f)
+        fclose(p->f);
+    sk_buf_done(&p->plan);
+    sk_buf_done(&p->rows);
+    sk_buf_done(&p->again);
+    sk_free(p);
+}
+
+/* ---- replaying ---- */
+
+static uint32_t word_at(const struct sk_buf *b, size_t i)
+{
+    uint32_t w = 0;
+    if (i < b->n / 4)
+        memcpy(&w, b->p + i * 4, 4);
+    return w;
+}
+
+/* Names the first row that differs, in words of the recorded form. */
+static int name_difference(const struct sk_buf *want, const struct sk_buf *got, uint64_t step, struct sk_err *err)
+{
+    size_t i = 0, n_word = (want->n > got->n ? want->n : got->n) / 4;
+    uint32_t row = 0;
+    for (;; row++) {
+        size_t len = ROW_WORDS + 2 * (size_t)word_at(want, i + 3), k = 0;
+        while (k < len && i + k < n_word && word_at(want, i + k) == word_at(got, i + k))
+            k++;
+        if (k < len || i + len >= n_word)
+            break;
+        i += len;
+    }
+    uint32_t wl = word_at(want, i + 1), gl = word_at(got, i + 1);
+    float want_lp, got_lp;
+    memcpy(&want_lp, &wl, 4);
+    memcpy(&got_lp, &gl, 4);
+    return sk_err_set(err, SK_EFORMAT, NULL, "step %" PRIu64 ", row %u: recorded token %d (log-prob %.9g, rank %d), now %d (%.9g, %d)", step, row,
+                      (int32_t)word_at(want, i), (double)want_lp, (int32_t)word_at(want, i + 2), (int32_t)word_at(got, i), (double)got_lp,
+                      (int32_t)word_at(got, i + 2));
+}
+
+int sk_replay(struct sk_player *p, struct sk_rank *rank, struct sk_replay_stats *ret, struct sk_err *err)
+{
+    struct sk_replay_stats s = {0};
+    const void *plan;
+    const struct sk_buf *want;
+    size_t n;
+    int rc;
+    while ((rc = sk_player_next(p, &plan, &n, &want, err)) == 1) {
+        const struct sk_result_row *rows = NULL;
+        uint32_t n_row = 0;
+        rc = sk_rank_step(rank, plan, n, err);
+        if (!rc)
+            rc = sk_rank_wait(rank, &rows, &n_row, err);
+        if (rc)
+            return rc;
+        s.n_step++;
+        s.n_row += n_row;
+        rc = put_rows(&p->again, rows, n_row);
+        if (rc)
+            return sk_err_set(err, -rc, NULL, "no memory for %u rows", n_row);
+        if (want && (want->n != p->again.n || (want->n && memcmp(want->p, p->again.p, want->n) != 0)))
+            return name_difference(want, &p->again, ((const struct sk_plan_head *)plan)->step, err);
+    }
+    if (rc == 0)
+        *ret = s;
+    return rc;
+}

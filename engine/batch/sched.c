@@ -1,0 +1,307 @@
+#include "engine/batch/sched.h"
+
+#include <string.h>
+
+#include "comm/base/err.h"
+#include "comm/base/mem.h"
+#include "comm/wire/plan.h"
+
+/* A running sequence, or one about to: what this step gives it. */
+struct sk_sched_cand {
+    struct sk_seq *seq;
+    uint32_t n_comp, n_blk; /* before the step; an admitted one has its hit */
+    uint32_t first[SK_MAX_GROUPS];
+    uint32_t grow;          /* blocks of each group that its run takes */
+    bool out;               /* preempted */
+    struct sk_sched_run run; /* n = 0: none */
+};
+
+/* Everything that a decision changes is counted here, not in the state. */
+struct sched {
+    const struct sk_sched_conf *conf;
+    const struct sk_kvpool *pool;
+    struct sk_sched_out *out;
+    uint32_t n_cand;
+    uint32_t left;                 /* rows of the budget */
+    uint32_t avail[SK_MAX_GROUPS]; /* blocks that can still be taken */
+};
+
+int sk_sched_open(const struct sk_sched_conf *conf, struct sk_sched_out *ret)
+{
+    *ret = (struct sk_sched_out){.cap = conf->max_seqs};
+    ret->preempt = sk_calloc(ret->cap, sizeof *ret->preempt);
+    ret->admit = sk_calloc(ret->cap, sizeof *ret->admit);
+    ret->hold = sk_calloc(ret->cap, sizeof *ret->hold);
+    ret->run = sk_calloc(ret->cap, sizeof *ret->run);
+    ret->cand = sk_calloc(ret->cap, sizeof *ret->cand);
+    if (ret->preempt && ret->admit && ret->hold && ret->run && ret->cand)
+        return 0;
+    sk_sched_close(ret);
+    return -SK_ENOMEM;
+}
+
+void sk_sched_close(struct sk_sched_out *out)
+{
+    sk_free(out->preempt);
+    sk_free(out->admit);
+    sk_free(out->hold);
+    sk_free(out->run);
+    sk_free(out->cand);
+    *out = (struct sk_sched_out){0};
+}
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint32_t blocks(uint32_t n_pos, uint32_t block_tok)
+{
+    return (n_pos + block_tok - 1) / block_tok;
+}
+
+uint32_t sk_sched_peak(const struct sk_kvpool_conf *c, uint32_t g, uint32_t n_pos, uint32_t chunk)
+{
+    uint32_t all = blocks(n_pos, c->block_tok), w = c->window[g];
+    if (w == 0)
+        return all;
+    /* the w - 1 positions before a chunk and the chunk, wherever they lie in blocks */
+    return min_u32(all, (uint32_t)(((uint64_t)w + chunk + c->block_tok - 2 + c->block_tok - 1) / c->block_tok));
+}
+
+/* The last token is drawn and never computed. */
+static uint32_t last_comp(uint32_t n_prompt, uint32_t max_gen)
+{
+    return max_gen > 0 ? n_prompt + max_gen - 1 : n_prompt;
+}
+
+bool sk_sched_fits(const struct sk_kvpool_conf *c, uint32_t n_prompt, uint32_t max_gen)
+{
+    for (uint32_t g = 0; g < c->n_group; g++)
+        if (sk_sched_peak(c, g, last_comp(n_prompt, max_gen), 1) > c->n_blk[g])
+            return false;
+    return true;
+}
+
+static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_t n_comp, uint32_t n_blk, const uint32_t *first)
+{
+    struct sk_sched_cand *c = &s->out->cand[s->n_cand++];
+    *c = (struct sk_sched_cand){.seq = q, .n_comp = n_comp, .n_blk = n_blk};
+    memcpy(c->first, first, sizeof c->first);
+    return c;
+}
+
+/* ---- runs ---- */
+
+/* The next stretch from position `from`, at most `room` rows: it ends where the class does, and where prompt log-probs begin to be wanted (those of a
+ * sequence computed again have been delivered up to n_scored). */
+static struct sk_sched_run next_run(struct sk_seq *q, uint32_t from, uint32_t room)
+{
+    struct sk_sched_run r = {.seq = q, .pos = from};
+    bool prompt = from < q->n_prompt;
+    uint32_t end = prompt ? q->n_prompt : q->n_tok;
+    if (prompt && sk_seq_scores(q)) {
+        if (from < q->n_scored)
+            end = q->n_scored;
+        else
+            r.want = SK_RUN_PROMPT_LOGPROBS;
+    }
+    r.n = min_u32(end - from, room);
+    if (r.want)
+        r.n_result = min_u32(from + r.n, q->n_prompt - 1) - from;
+    if (from + r.n == q->n_tok && q->max_gen > 0) {
+        r.want |= SK_RUN_SAMPLE;
+        r.n_result++;
+        if (sk_seq_n_gen(q) < q->params.min_tokens)
+            r.want |= SK_RUN_MIN_TOKENS;
+    }
+    return r;
+}
+
+/* One row that continues an answer, as against a chunk. */
+static bool is_decode(const struct sk_seq *q)
+{
+    return q->n_comp >= q->n_prompt && q->n_comp + 1 == q->n_tok;
+}
+
+/* Rows that the blocks which can be taken allow. */
+static uint32_t block_room(const struct sched *s, const struct sk_sched_cand *c)
+{
+    uint32_t n = UINT32_MAX;
+    for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
+        n = min_u32(n, s->avail[g]);
+    return (c->n_blk + n) * s->pool->conf.block_tok - c->n_comp;
+}
+
+static void grant(struct sched *s, struct sk_sched_cand *c)
+{
+    c->run = next_run(c->seq, c->n_comp, min_u32(s->left, block_room(s, c)));
+    uint32_t need = blocks(c->n_comp + c->run.n, s->pool->conf.block_tok);
+    c->grow = need > c->n_blk ? need - c->n_blk : 0;
+    for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
+        s->avail[g] -= c->grow;
+    s->left -= c->run.n;
+}
+
+/* Preempts the youngest that is younger than candidate i. Blocks that others hold too are not counted as won: the next step will know. */
+static bool preempt_younger(struct sched *s, uint32_t i)
+{
+    uint32_t j = s->n_cand;
+    while (--j > i && s->out->cand[j].out)
+        ;
+    if (j <= i)
+        return false;
+    struct sk_sched_cand *c = &s->out->cand[j];
+    for (uint32_t g = 0; g < s->pool->conf.n_group; g++) {
+        s->avail[g] += c->grow;
+        for (uint32_t b = c->first[g]; b < c->n_blk; b++)
+            s->avail[g] += sk_kvpool_refs(s->pool, g, c->seq->blk[g][b]) == 1;
+    }
+    s->left += c->run.n;
+    c->run.n = c->grow = 0;
+    c->out = true;
+    s->out->preempt[s->out->n_preempt++] = c->seq;
+    return true;
+}
+
+/* Gives runs to the running sequences of one kind, oldest first. One that gets no block waits for the older ones. */
+static void give_running(struct sched *s, bool decode)
+{
+    for (uint32_t i = 0; i < s->n_cand; i++) {
+        struct sk_sched_cand *c = &s->out->cand[i];
+        if (c->out || is_decode(c->seq) != decode)
+            continue;
+        while (s->left > 0 && block_room(s, c) == 0 && preempt_younger(s, i))
+            ;
+        if (s->left > 0 && block_room(s, c) > 0)
+            grant(s, c);
+    }
+}
+
+/* ---- admission ---- */
+
+/* Blocks of group g that the candidates will still ask for: of the tokens they have now, or with no_evict of all they may come to. A windowed group's
+ * blocks come back as it goes on, but shared ones do not come back to all: there no_evict counts whole peaks against the whole pool. */
+static uint32_t promised(const struct sched *s, uint32_t g)
+{
+    const struct sk_kvpool_conf *c = &s->pool->conf;
+    uint32_t sum = 0;
+    for (uint32_t i = 0; i < s->n_cand; i++) {
+        const struct sk_sched_cand *k = &s->out->cand[i];
+        const struct sk_seq *q = k->seq;
+        uint32_t n_pos = s->conf->no_evict ? last_comp(q->n_prompt, q->max_gen) : q->n_tok;
+        uint32_t peak = sk_sched_peak(c, g, n_pos, s->conf->max_row);
+        uint32_t held = s->conf->no_evict && c->window[g] ? 0 : k->n_blk + k->grow - k->first[g];
+        sum += peak > held ? peak - held : 0;
+    }
+    return sum;
+}
+
+static bool room_for(const struct sched *s, const struct sk_seq *q, const struct sk_kv_hit *hit)
+{
+    const struct sk_kvpool_conf *c = &s->pool->conf;
+    bool no_evict = s->conf->no_evict;
+    for (uint32_t g = 0; g < c->n_group; g++) {
+        uint32_t n_pos = no_evict ? last_comp(q->n_prompt, q->max_gen) : q->n_tok;
+        uint32_t cost = min_u32(sk_sched_peak(c, g, n_pos, s->conf->max_row), c->n_blk[g]);
+        uint64_t have = s->avail[g];
+        if (no_evict && c->window[g]) {
+            have = c->n_blk[g];
+        } else {
+            uint32_t shared = hit->n_blk - hit->first[g];
+            cost = (cost > shared ? cost - shared : 0) + hit->n_idle[g];
+        }
+        /* each running one may soon want a block: without this margin what is admitted now is preempted next */
+        uint64_t margin = no_evict ? 0 : s->n_cand;
+        if (s->n_cand > 0 && cost + promised(s, g) + margin > have)
+            return false;
+    }
+    return true;
+}
+
+static uint32_t common_prefix(const struct sk_seq *a, const struct sk_seq *b, uint32_t max)
+{
+    uint32_t n = 0;
+    while (n < max && a->tok[n] == b->tok[n])
+        n++;
+    return n;
+}
+
+/* Is a sequence at hand computing at least half of what q would have to? Then q waits for those blocks: choices of one job, the same prompt sent
+ * twice, a long common beginning. */
+static bool find_hold(const struct sched *s, struct sk_seq *q, const struct sk_kv_hit *hit, struct sk_sched_hold *ret)
+{
+    uint32_t bt = s->pool->conf.block_tok, have = hit->n_blk * bt;
+    uint32_t best = have;
+    for (uint32_t i = 0; i < s->n_cand; i++) {
+        const struct sk_sched_cand *c = &s->out->cand[i];
+        if (c->seq->n_prompt / bt * bt <= c->n_comp || c->seq->params.salt != q->params.salt)
+            continue;
+        uint32_t max = min_u32(min_u32(c->seq->n_prompt, q->n_prompt), q->n_tok - 1);
+        uint32_t n = common_prefix(c->seq, q, max) / bt * bt;
+        if (n > c->n_comp && n > best && 2 * (n - have) >= q->n_tok - have) {
+            best = n;
+            *ret = (struct sk_sched_hold){.seq = q, .on = c->seq, .until = n};
+        }
+    }
+    return best > have;
+}
+
+static void admit_waiting(struct sched *s, const struct sk_seqs *seqs)
+{
+    struct sk_sched_out *out = s->out;
+    uint32_t word = 0;
+    for (struct sk_seq *q = seqs->wait.first; q; q = q->next) {
+        if (s->left == 0 || s->n_cand == out->cap || out->n_hold == out->cap)
+            return;
+        struct sk_kv_hit hit = {.node = SK_KV_NONE};
+        if (sk_seq_reads_cache(q)) {
+            struct sk_kv_text text = sk_seq_text(q);
+            hit = sk_kvpool_find(s->pool, &text, (q->n_tok - 1) / s->pool->conf.block_tok);
+            if (find_hold(s, q, &hit, &out->hold[out->n_hold])) {
+                out->n_hold++;
+                continue;
+            }
+        }
+        word += q->n_tok + q->n_list;
+        if (out->n_admit > 0 && word > s->conf->max_open_word)
+            return;
+        if (!room_for(s, q, &hit))
+            return; /* in order: what comes later must not overtake it for ever */
+        for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
+            s->avail[g] -= hit.n_idle[g];
+        out->admit[out->n_admit++] = (struct sk_sched_admit){.seq = q, .hit = hit};
+        grant(s, add_cand(s, q, hit.n_blk * s->pool->conf.block_tok, hit.n_blk, hit.first));
+    }
+}
+
+/* ---- */
+
+static void put_runs(struct sched *s, bool prompt)
+{
+    for (uint32_t i = 0; i < s->n_cand; i++) {
+        const struct sk_sched_cand *c = &s->out->cand[i];
+        if (c->run.n == 0 || (c->run.pos < c->seq->n_prompt) != prompt)
+            continue;
+        s->out->run[s->out->n_run++] = c->run;
+        s->out->n_row += c->run.n;
+        s->out->n_result += c->run.n_result;
+    }
+}
+
+void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool, struct sk_sched_out *ret)
+{
+    struct sched s = {.conf = conf, .pool = pool, .out = ret, .left = conf->max_row};
+    ret->n_preempt = ret->n_admit = ret->n_hold = ret->n_run = ret->n_row = ret->n_result = 0;
+    for (uint32_t g = 0; g < pool->conf.n_group; g++)
+        s.avail[g] = sk_kvpool_avail(pool, g);
+    for (struct sk_seq *q = seqs->run.first; q; q = q->next)
+        add_cand(&s, q, q->n_comp, q->n_blk, q->first);
+
+    give_running(&s, true);
+    give_running(&s, false);
+    if (ret->n_preempt == 0)
+        admit_waiting(&s, seqs);
+    put_runs(&s, true);
+    put_runs(&s, false);
+}

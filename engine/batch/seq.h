@@ -1,0 +1,120 @@
+/* Sequences and jobs of the leader: fixed pools, three ordered lists. Owner: leader control thread.
+ *
+ *            +--------- refused ----------+
+ *   FREE --> WAIT --> RUN --> ENDED ------+--> FREE        ENDED: its last entry is still to be written
+ *             ^ |      |        ^
+ *             | +-> HELD -------+  cancelled in any state
+ *             +--------+           HELD: waits for the prompt blocks of a running sequence
+ *             preempted, or released from HELD */
+#ifndef SK_SEQ_H
+#define SK_SEQ_H
+#include <stdbool.h>
+#include <stdint.h>
+#include "comm/wire/params.h"
+#include "comm/wire/wire.h"
+#include "engine/batch/kvpool.h"
+
+enum sk_seq_state { SK_SEQ_FREE, SK_SEQ_WAIT, SK_SEQ_HELD, SK_SEQ_RUN, SK_SEQ_ENDED };
+
+struct sk_seq_list {
+    struct sk_seq *first, *last;
+    uint32_t n;
+};
+
+struct sk_seq_job {
+    uint64_t id;
+    int32_t *prompt; /* owned, until every choice has come; NULL: longer than max_len */
+    uint32_t n_prompt, n_choice, n_come, n_live; /* choices that will come, have come, have not ended */
+    struct sk_seq *seqs;    /* the live ones, by job_next */
+    struct sk_seq_job *next; /* in its bucket, or in the list of free ones */
+    bool used;
+};
+
+struct sk_seq {
+    struct sk_seq *prev, *next; /* in the list of its state */
+    struct sk_seq *job_next;
+    struct sk_seq_job *job;
+    enum sk_seq_state state;
+    uint32_t choice;
+    uint64_t id; /* 1, 2, ... in order of arrival; also its age */
+
+    struct sk_params params;
+    int32_t *list; /* owned, sk_params_list_len words */
+    int32_t *tok;  /* owned, [n_prompt + max_gen]: prompt, then what was generated */
+    uint32_t n_list, n_prompt, n_tok;
+    uint32_t max_gen;  /* of the answer: params.max_tokens, cut at max_len */
+    uint32_t n_comp;   /* positions whose keys and values are in the cache */
+    uint32_t n_scored; /* prompt log-probs delivered, always of the first positions */
+    uint32_t n_cached, n_preempt;
+    bool counted; /* the prefix cache's statistics know it */
+
+    /* RUN only */
+    uint32_t slot;
+    int32_t *blk[SK_MAX_GROUPS];    /* block numbers by position / block_tok: the slot's row of the table */
+    uint32_t n_blk;                 /* entries of each group */
+    uint32_t first[SK_MAX_GROUPS];  /* entries before it are not held */
+    int32_t node;                   /* its block n_entered - 1 in the tree, pinned */
+    uint32_t n_entered;
+    bool opened;                    /* what the ranks know of it */
+    uint32_t n_tok_sent, n_blk_sent, drop_sent[SK_MAX_GROUPS];
+    struct sk_seq_list held;        /* those that wait for its prompt blocks */
+
+    /* HELD only */
+    struct sk_seq *held_on;
+    uint32_t held_until; /* n_comp of held_on that lets it go */
+
+    /* ENDED only */
+    enum sk_finish finish;
+    int32_t reason;
+};
+
+struct sk_seqs {
+    struct sk_seq *seqs;
+    struct sk_seq_job *jobs, *jobs_free;
+    struct sk_seq_job **buckets;
+    uint32_t max_seq, n_bucket, n_held;
+    uint64_t last_id;
+    struct sk_seq_list free, wait, run, ended; /* wait and run in the order of sk_seq_before */
+};
+
+int sk_seqs_open(uint32_t max_seq, struct sk_seqs **ret); /* -SK_ENOMEM */
+void sk_seqs_close(struct sk_seqs *s);
+
+/* Is a served before b? Lower priority value first, then the older. */
+bool sk_seq_before(const struct sk_seq *a, const struct sk_seq *b);
+
+struct sk_seq_job *sk_seq_job_find(const struct sk_seqs *s, uint64_t id);
+/* NULL: as many jobs as there may be sequences, or the id is in use. */
+struct sk_seq_job *sk_seq_job_new(struct sk_seqs *s, uint64_t id);
+/* Frees a job that has no live sequence and expects none; anything else stays. */
+void sk_seq_job_settle(struct sk_seqs *s, struct sk_seq_job *j);
+
+/* A free sequence of this job, still FREE and without tokens; NULL when there is none. Then sk_seq_to moves it on. */
+struct sk_seq *sk_seq_new(struct sk_seqs *s, struct sk_seq_job *j, uint32_t choice);
+/* The one place where a state changes; keeps the lists. To HELD through sk_seq_hold, to ENDED through sk_seq_end. */
+void sk_seq_to(struct sk_seqs *s, struct sk_seq *q, enum sk_seq_state to);
+void sk_seq_hold(struct sk_seqs *s, struct sk_seq *q, struct sk_seq *on, uint32_t until);
+/* Back to WAIT: those that q held until its n_comp (`all`: every one). */
+void sk_seq_release(struct sk_seqs *s, struct sk_seq *q, bool all);
+void sk_seq_end(struct sk_seqs *s, struct sk_seq *q, enum sk_finish finish, int32_t reason);
+void sk_seq_free(struct sk_seqs *s, struct sk_seq *q); /* ENDED -> FREE; settles its job */
+
+static inline uint32_t sk_seq_n_gen(const struct sk_seq *q)
+{
+    return q->n_tok - q->n_prompt;
+}
+/* Are prompt log-probs still to be made? Then nothing is read from the prefix cache. */
+static inline bool sk_seq_scores(const struct sk_seq *q)
+{
+    return q->params.n_prompt_logprobs >= 0 && q->n_scored + 1 < q->n_prompt;
+}
+static inline bool sk_seq_reads_cache(const struct sk_seq *q)
+{
+    return !(q->params.flags & SK_PARAMS_NO_CACHE) && !sk_seq_scores(q);
+}
+static inline struct sk_kv_text sk_seq_text(const struct sk_seq *q)
+{
+    return (struct sk_kv_text){.salt = q->params.salt, .tok = q->tok, .n_prompt = q->n_prompt};
+}
+
+#endif

@@ -1,0 +1,283 @@
+#include "engine/load.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/base/log.h"
+#include "comm/base/mem.h"
+
+enum { DEFAULT_SEQ_TOK = 2048 };
+
+/* ---- how much memory there is ---- */
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t mem_available(void)
+{
+    char line[256];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return kib ? kib * 1024 : UINT64_MAX;
+}
+
+/* A file of one number; "max" or nothing is UINT64_MAX. */
+static uint64_t read_number(const char *dir, const char *name)
+{
+    char path[1200];
+    unsigned long long v = 0;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "re");
+    bool ok = f && fscanf(f, "%llu", &v) == 1;
+    if (f)
+        fclose(f);
+    return ok ? v : UINT64_MAX;
+}
+
+/* Memory that the kernel would take back from the cgroup's page cache counts as free, as it does in MemAvailable. */
+static uint64_t inactive_file(const char *dir)
+{
+    char path[1200], line[256];
+    unsigned long long v = 0;
+    snprintf(path, sizeof path, "%s/memory.stat", dir);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "inactive_file %llu", &v) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return v;
+}
+
+/* Every cgroup (v2) above this process may have a limit of its own. */
+static uint64_t cgroup_available(void)
+{
+    char line[1024], dir[1100] = "";
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "0::", 3) == 0) {
+            line[strcspn(line, "\n")] = '\0';
+            snprintf(dir, sizeof dir, "/sys/fs/cgroup%s", line + 3);
+        }
+    if (f)
+        fclose(f);
+    uint64_t left = UINT64_MAX;
+    while (strlen(dir) > strlen("/sys/fs")) {
+        uint64_t max = read_number(dir, "memory.max"), used = read_number(dir, "memory.current");
+        if (max != UINT64_MAX && used != UINT64_MAX) {
+            used -= min_u64(used, inactive_file(dir));
+            left = min_u64(left, max > used ? max - used : 0);
+        }
+        *strrchr(dir, '/') = '\0';
+    }
+    return left;
+}
+
+uint64_t sk_load_memory(void)
+{
+    return min_u64(mem_available(), cgroup_available());
+}
+
+/* ---- sizes ---- */
+
+static uint32_t blocks(uint64_t n_tok)
+{
+    return (uint32_t)((n_tok + SK_KV_BLOCK - 1) / SK_KV_BLOCK);
+}
+
+static enum sk_dtype kv_dtype(const struct sk_conf *conf, const struct sk_weights *w)
+{
+    if (strcmp(conf->kv_dtype, "auto") != 0)
+        return strcmp(conf->kv_dtype, "f32") == 0 ? SK_F32 : SK_F16;
+    for (uint32_t i = 0; i < w->n_tensor; i++)
+        if (w->tensors[i].dtype != SK_F32)
+            return SK_F16;
+    return SK_F32;
+}
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+static struct sk_kvpool_conf pool_conf(const struct sk_load *l, const struct sk_conf *conf)
+{
+    struct sk_kvpool_conf c = {.n_group = l->dir.desc.n_group,
+                               .block_tok = SK_KV_BLOCK,
+                               .keep = conf->prefix_cache,
+                               .classes_equal = l->be->classes_equal};
+    for (uint32_t g = 0; g < c.n_group; g++) {
+        c.window[g] = l->dir.desc.group_window[g];
+        c.n_blk[g] = l->need.n_blk[g];
+    }
+    return c;
+}
+
+static int plan_rank(struct sk_load *l, struct sk_err *err)
+{
+    return sk_rank_plan(&l->dir, &l->weights, l->be, &l->rank_conf, &l->need, err);
+}
+
+/* What one sequence of max_len tokens takes is the same for every KV size; a size that holds something is needed to ask. */
+static int default_kv(struct sk_load *l, const struct sk_conf *conf, uint64_t memory, struct sk_err *err)
+{
+    struct sk_rank_conf *rc = &l->rank_conf;
+    rc->kv_bytes = (uint64_t)1 << 40;
+    int ret = plan_rank(l, err);
+    if (ret)
+        return ret;
+    uint32_t len = rc->max_len < DEFAULT_SEQ_TOK ? rc->max_len : DEFAULT_SEQ_TOK;
+    uint64_t want = (uint64_t)conf->max_seqs * blocks(len) * l->need.kv_block;
+    uint64_t one = (uint64_t)blocks(rc->max_len) * l->need.kv_block;
+    rc->kv_bytes = min_u64(want > one ? want : one, memory / 2);
+    return 0;
+}
+
+/* A context that was not asked for shrinks to what the cache holds; one that was is refused. */
+static int fit_context(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
+{
+    struct sk_kvpool_conf pool = pool_conf(l, conf);
+    uint32_t full = l->rank_conf.max_len, low = 1, high = full;
+    if (sk_sched_fits(&pool, full, 0))
+        return 0;
+    if (conf->max_model_len > 0)
+        return sk_err_set(err, SK_ENOMEM, "kv-memory", "KV memory of %.1f MiB holds %u blocks of %d tokens, one sequence of --max-model-len %u needs more",
+                          mib(l->need.kv), l->need.n_blk[0], SK_KV_BLOCK, full);
+    while (low < high) {
+        uint32_t mid = low + (high - low + 1) / 2;
+        if (sk_sched_fits(&pool, mid, 0))
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    sk_log(SK_LOG_WARN, "KV memory of %.1f MiB does not hold a sequence of the model's %u tokens: the context is %u tokens", mib(l->need.kv), full, low);
+    l->rank_conf.max_len = low;
+    return plan_rank(l, err);
+}
+
+static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
+{
+    uint64_t memory = sk_load_memory();
+    struct sk_rank_conf *c = &l->rank_conf;
+    uint32_t max_len = l->dir.desc.max_len;
+    if (conf->max_model_len > max_len)
+        return sk_err_set(err, SK_ERANGE, "max-model-len", "--max-model-len %lld: the model was made for %u tokens", (long long)conf->max_model_len, max_len);
+    /* every running sequence must get its row in a step */
+    uint32_t max_seqs = (uint32_t)(conf->max_seqs < conf->max_step_tokens ? conf->max_seqs : conf->max_step_tokens);
+    *c = (struct sk_rank_conf){.max_slot = max_seqs,
+                               .max_len = conf->max_model_len ? (uint32_t)conf->max_model_len : max_len,
+                               .max_row = (uint32_t)conf->max_step_tokens,
+                               .max_result = (uint32_t)conf->max_step_tokens,
+                               .kv_bytes = (uint64_t)conf->kv_memory,
+                               .kv_dtype = kv_dtype(conf, &l->weights)};
+    int rc = conf->kv_memory ? 0 : default_kv(l, conf, memory, err);
+    if (!rc)
+        rc = plan_rank(l, err);
+    if (!rc)
+        rc = fit_context(l, conf, err);
+    if (rc)
+        return rc;
+    const struct sk_rank_need *n = &l->need;
+    uint64_t total = n->weights + n->kv + n->scratch + n->slots;
+    sk_log(SK_LOG_INFO, "memory: weights %.1f MiB, KV cache %.1f MiB (%s, %u blocks of %d tokens), scratch %.1f MiB, slots %.1f MiB; %.1f MiB of %.1f available",
+           mib(n->weights), mib(n->kv), sk_dtype_name(c->kv_dtype), n->n_blk[0], SK_KV_BLOCK, mib(n->scratch), mib(n->slots), mib(total), mib(memory));
+    if (total > memory)
+        return sk_err_set(err, SK_ENOMEM, "kv-memory", "weights (%.1f MiB), KV cache (%.1f MiB), scratch and slots (%.1f MiB) take %.1f MiB, available are %.1f MiB",
+                          mib(n->weights), mib(n->kv), mib(n->scratch + n->slots), mib(total), mib(memory));
+    return 0;
+}
+
+/* ---- opening ---- */
+
+static int open_backend(const struct sk_conf *conf, struct sk_backend **ret, struct sk_err *err)
+{
+    struct sk_backend_conf bc = {.n_thread = (int)conf->threads, .pin = conf->pin};
+    if (strcmp(conf->device, "ref") == 0)
+        return sk_ref_open(&bc, ret, err);
+    int rc = sk_cpu_open(&bc, ret, err);
+    if (rc != -SK_EUNSUP)
+        return rc;
+    sk_log(SK_LOG_WARN, "%s: falling back to the plain C backend, which is slow", err->msg);
+    return sk_ref_open(&bc, ret, err);
+}
+
+int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay, sk_load_cb *cb, void *arg, struct sk_load *ret, struct sk_err *err)
+{
+    struct sk_load *l = ret;
+    *l = (struct sk_load){0};
+    cb(arg, 0, "opening the engine directory");
+    int rc = sk_dir_open(conf->dir, &l->dir, err);
+    if (!rc)
+        rc = sk_weights_open(conf->dir, true, &l->weights, err);
+    if (!rc)
+        rc = open_backend(conf, &l->be, err);
+    if (rc)
+        goto out;
+    snprintf(l->isa, sizeof l->isa, "%s/%s", l->be->name, l->be->isa);
+    if (replay)
+        l->rank_conf = replay->conf;
+    rc = replay ? plan_rank(l, err) : plan_memory(l, conf, err);
+    if (rc)
+        goto out;
+    cb(arg, 200, "loading weights");
+    rc = sk_rank_open(&l->dir, &l->weights, l->be, NULL, &l->rank_conf, &l->rank, err);
+    if (rc)
+        goto out;
+    cb(arg, 800, "self-test");
+    rc = sk_rank_selfcheck(l->rank, err);
+out:
+    if (rc)
+        sk_load_close(l);
+    return rc;
+}
+
+void sk_load_close(struct sk_load *l)
+{
+    sk_rank_close(l->rank);
+    if (l->be)
+        l->be->close(l->be);
+    if (l->weights.base)
+        sk_weights_close(&l->weights);
+    sk_dir_close(&l->dir);
+    *l = (struct sk_load){0};
+}
+
+int sk_load_loop(const struct sk_load *l, const struct sk_conf *conf, struct sk_record **ret_record, struct sk_loop **ret, struct sk_err *err)
+{
+    struct sk_record *record = NULL;
+    if (conf->record[0]) {
+        struct sk_record_head h = {.conf = l->rank_conf};
+        snprintf(h.digest, sizeof h.digest, "%s", l->dir.digest);
+        snprintf(h.isa, sizeof h.isa, "%s", l->isa);
+        sk_rank_limits(l->rank, &h.limits);
+        int rc = sk_record_open(conf->record, &h, l->rank_conf.max_result, &record, err);
+        if (rc)
+            return rc;
+    }
+    struct sk_loop_conf lc = {.max_seqs = l->rank_conf.max_slot,
+                              .max_row = l->rank_conf.max_row,
+                              .max_len = l->rank_conf.max_len,
+                              .max_queue = (uint32_t)conf->max_queue,
+                              .no_evict = strcmp(conf->admission, "no-evict") == 0,
+                              .kv = pool_conf(l, conf),
+                              .n_vocab = l->dir.desc.n_vocab,
+                              .n_eos = l->dir.n_eos,
+                              .rank = l->rank,
+                              .record = record};
+    memcpy(lc.eos, l->dir.eos, sizeof lc.eos);
+    snprintf(lc.digest, sizeof lc.digest, "%s", l->dir.digest);
+    int rc = sk_loop_open(&lc, ret, err);
+    if (rc)
+        sk_record_close(record);
+    else
+        *ret_record = record;
+    return rc;
+}

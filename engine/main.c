@@ -1,0 +1,308 @@
+/* skein-engine: one rank of a model, and its leader. Serves a daemon over an inherited socket (--fd), or measures, replays or prints. */
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "comm/base/log.h"
+#include "comm/base/mem.h"
+#include "engine/bench.h"
+#include "engine/load.h"
+
+enum { LAST_WORDS_MS = 1000 };
+
+enum mode { MODE_SERVE, MODE_BENCH, MODE_REPLAY, MODE_DUMP, MODE_HELP, MODE_VERSION };
+
+struct args {
+    enum mode mode;
+    const char *file; /* of --replay and --dump */
+    struct sk_bench_conf bench;
+    struct sk_conf conf;
+};
+
+/* ---- serving ---- */
+
+static void say_loading(void *arg, uint32_t permille, const char *text)
+{
+    struct sk_chan *c = arg;
+    sk_wire_put_state(&c->out, permille, 0, text);
+    sk_chan_flush(c);
+}
+
+static void say_nothing(void *arg, uint32_t permille, const char *text)
+{
+}
+
+/* Why the engine gives up, if the daemon still listens. */
+static void say_failed(struct sk_chan *c, const char *text)
+{
+    sk_wire_put_state(&c->out, 0, 1, text);
+    struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+    while (sk_chan_flush(c) == 1 && poll(&p, 1, LAST_WORDS_MS) > 0)
+        ;
+}
+
+static void put_hello(const struct sk_load *l, const struct sk_loop *loop, struct sk_chan *c)
+{
+    struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC,
+                              .version = SK_WIRE_VERSION,
+                              .build = SK_VERSION,
+                              .max_len = l->rank_conf.max_len,
+                              .max_seqs = l->rank_conf.max_slot,
+                              .block_tok = SK_KV_BLOCK,
+                              .n_group = l->dir.desc.n_group,
+                              .credit = sk_loop_credit(loop),
+                              .pid = (uint32_t)getpid(),
+                              .weights_bytes = l->need.weights,
+                              .kv_bytes = l->need.kv,
+                              .scratch_bytes = l->need.scratch + l->need.slots};
+    snprintf(h.digest, sizeof h.digest, "%s", l->dir.digest);
+    snprintf(h.isa, sizeof h.isa, "%s", l->isa);
+    memcpy(h.n_blk, l->need.n_blk, sizeof h.n_blk);
+    sk_wire_put_hello(&c->out, &h);
+    sk_chan_flush(c);
+}
+
+/* The channel's buffer grows no further than this: a daemon that does not read stops the steps. */
+static size_t out_bytes(const struct sk_loop *loop)
+{
+    size_t want = 4 * sk_loop_max_out(loop);
+    return want > (1 << 20) ? want : 1 << 20;
+}
+
+static int serve(const struct sk_conf *conf, struct sk_err *err)
+{
+    struct sk_load load = {0};
+    struct sk_loop *loop = NULL;
+    struct sk_record *record = NULL;
+    struct sk_chan chan;
+    sk_chan_init(&chan, (int)conf->fd, 1 << 20);
+    int rc = sk_load_open(conf, NULL, say_loading, &chan, &load, err);
+    if (!rc)
+        rc = sk_load_loop(&load, conf, &record, &loop, err);
+    if (rc)
+        goto out;
+    chan.out.max = out_bytes(loop);
+    put_hello(&load, loop, &chan);
+    sk_log(SK_LOG_INFO, "ready: %s, %s, context %u tokens, %u sequences at once", load.dir.name, load.isa, load.rank_conf.max_len,
+           load.rank_conf.max_slot);
+    rc = sk_loop_serve(loop, &chan, err);
+out:
+    if (rc)
+        say_failed(&chan, err->msg);
+    sk_loop_close(loop);
+    sk_record_close(record);
+    sk_load_close(&load);
+    sk_chan_done(&chan);
+    return rc;
+}
+
+/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C is for the daemon, which says QUIT in its time. */
+static int start_serving(const struct sk_conf *conf, struct sk_err *err)
+{
+    if (conf->fd < 0)
+        return sk_err_set(err, SK_EMISSING, "fd", "skein-engine is started by skeind, which passes --fd; or give --bench, --replay or --dump");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGINT, SIG_IGN);
+    return serve(conf, err);
+}
+
+/* ---- the other modes ---- */
+
+static int bench(const struct args *a, struct sk_err *err)
+{
+    struct sk_load load = {0};
+    struct sk_loop *loop = NULL;
+    struct sk_record *record = NULL;
+    int rc = sk_load_open(&a->conf, NULL, say_nothing, NULL, &load, err);
+    if (!rc)
+        rc = sk_load_loop(&load, &a->conf, &record, &loop, err);
+    if (!rc)
+        rc = sk_bench_run(&a->bench, &load, loop, err);
+    sk_loop_close(loop);
+    sk_record_close(record);
+    sk_load_close(&load);
+    return rc;
+}
+
+static int replay(const struct args *a, struct sk_err *err)
+{
+    struct sk_load load = {0};
+    struct sk_player *player = NULL;
+    struct sk_record_head head;
+    struct sk_replay_stats stats = {0};
+    int rc = sk_player_open(a->file, &player, &head, err);
+    if (!rc)
+        rc = sk_load_open(&a->conf, &head, say_nothing, NULL, &load, err);
+    if (!rc && strcmp(load.dir.digest, head.digest) != 0)
+        rc = sk_err_set(err, SK_EFORMAT, NULL, "the recording is of engine directory %s, this is %s", head.digest, load.dir.digest);
+    if (rc)
+        goto out;
+    if (strcmp(load.isa, head.isa) != 0)
+        printf("recorded on %s, replayed on %s: bits may differ\n", head.isa, load.isa);
+    rc = sk_replay(player, load.rank, &stats, err);
+    if (!rc)
+        printf("replayed %" PRIu64 " steps, %" PRIu64 " rows, all equal\n", stats.n_step, stats.n_row);
+out:
+    sk_player_close(player);
+    sk_load_close(&load);
+    return rc;
+}
+
+static int dump(const struct args *a, struct sk_err *err)
+{
+    struct sk_player *player = NULL;
+    struct sk_record_head head;
+    struct sk_buf text;
+    const void *plan;
+    const struct sk_buf *rows;
+    size_t n;
+    sk_buf_init(&text, SK_RECORD_MAX);
+    int rc = sk_player_open(a->file, &player, &head, err);
+    if (rc)
+        return rc;
+    printf("# %s on %s\n", head.digest, head.isa);
+    while ((rc = sk_player_next(player, &plan, &n, &rows, err)) == 1) {
+        sk_buf_clear(&text);
+        rc = sk_plan_dump(plan, &text);
+        if (rc) {
+            sk_err_set(err, -rc, NULL, "plan %" PRIu64 " is too long to print", ((const struct sk_plan_head *)plan)->step);
+            break;
+        }
+        fwrite(text.p, 1, text.n, stdout);
+        if (!rows)
+            puts("# the recording ends before this step's rows");
+    }
+    sk_player_close(player);
+    sk_buf_done(&text);
+    return rc;
+}
+
+/* ---- arguments ---- */
+
+static void print_help(void)
+{
+    puts("usage: skein-engine --dir DIR --fd N [option...]\n"
+         "       skein-engine --dir DIR --bench [option...]\n"
+         "       skein-engine --dir DIR --replay FILE\n"
+         "       skein-engine --dump FILE\n\n"
+         "  --bench                measure prefill and decode, without HTTP\n"
+         "  --bench-prefill N      tokens of the prompt whose prefill is timed (512)\n"
+         "  --bench-prompt N       tokens before those whose decoding is timed (128)\n"
+         "  --bench-decode N       tokens of each answer (128)\n"
+         "  --bench-seqs N,N,...   sequences at once (1,8,32)\n"
+         "  --bench-reps N         the median of N is printed (3)\n"
+         "  --replay FILE          run a recording again and compare every result bit for bit\n"
+         "  --dump FILE            print a recording's plans as text\n"
+         "  --help, --version\n");
+    sk_conf_help(stdout, SK_PROG_ENGINE);
+}
+
+/* The value of option `name` at argv[*i], which may stand in the next word; NULL: another option, or *ret_missing. */
+static const char *value_of(const char *name, int argc, char **argv, int *i, bool *ret_missing)
+{
+    size_t n = strlen(name);
+    if (strncmp(argv[*i], name, n) != 0 || (argv[*i][n] != '=' && argv[*i][n] != '\0'))
+        return NULL;
+    if (argv[*i][n] == '=')
+        return argv[*i] + n + 1;
+    if (*i + 1 < argc)
+        return argv[++*i];
+    *ret_missing = true;
+    return NULL;
+}
+
+/* Takes the options that are of this program alone; the others stay in argv, in order. */
+static int take_own(struct args *a, int *argc, char **argv, struct sk_err *err)
+{
+    static const char *const bench_names[] = {"prefill", "prompt", "decode", "seqs", "reps"};
+    int n = 1;
+    for (int i = 1; i < *argc; i++) {
+        bool missing = false, taken = false;
+        const char *word = argv[i], *v = NULL;
+        for (size_t k = 0; k < sizeof bench_names / sizeof bench_names[0] && !taken && !missing; k++) {
+            char name[32];
+            snprintf(name, sizeof name, "--bench-%s", bench_names[k]);
+            v = value_of(name, *argc, argv, &i, &missing);
+            taken = v != NULL;
+            int rc = v ? sk_bench_set(&a->bench, bench_names[k], v, err) : 0;
+            if (rc)
+                return rc;
+        }
+        if (!taken && (v = value_of("--replay", *argc, argv, &i, &missing)))
+            a->mode = MODE_REPLAY;
+        else if (!taken && (v = value_of("--dump", *argc, argv, &i, &missing)))
+            a->mode = MODE_DUMP;
+        if (missing)
+            return sk_err_set(err, SK_EMISSING, NULL, "%s needs a value", word);
+        if (!taken && v)
+            a->file = v;
+        else if (strcmp(word, "--bench") == 0)
+            a->mode = MODE_BENCH;
+        else if (strcmp(word, "--help") == 0)
+            a->mode = MODE_HELP;
+        else if (strcmp(word, "--version") == 0)
+            a->mode = MODE_VERSION;
+        else if (!taken)
+            argv[n++] = argv[i];
+    }
+    *argc = n;
+    return 0;
+}
+
+static enum sk_log_level log_level(const char *name)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    for (int i = 0; i < 4; i++)
+        if (strcmp(name, names[i]) == 0)
+            return (enum sk_log_level)i;
+    return SK_LOG_INFO;
+}
+
+static int run(struct args *a, struct sk_err *err)
+{
+    if (a->mode == MODE_HELP) {
+        print_help();
+        return 0;
+    }
+    if (a->mode == MODE_VERSION) {
+        puts("skein-engine " SK_VERSION);
+        return 0;
+    }
+    if (a->mode != MODE_DUMP && !a->conf.dir[0])
+        return sk_err_set(err, SK_EMISSING, "dir", "--dir: the engine directory is missing");
+    switch (a->mode) {
+    case MODE_BENCH:
+        return bench(a, err);
+    case MODE_REPLAY:
+        return replay(a, err);
+    case MODE_DUMP:
+        return dump(a, err);
+    default:
+        return start_serving(&a->conf, err);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static struct args args;
+    struct sk_err err = {0};
+    sk_log_init("skein-engine", SK_LOG_INFO);
+    sk_conf_defaults(&args.conf);
+    sk_bench_default(&args.bench);
+    int rc = take_own(&args, &argc, argv, &err);
+    if (!rc)
+        rc = sk_conf_args(&args.conf, SK_PROG_ENGINE, argc, argv, NULL, 0, NULL, &err);
+    if (rc) {
+        fprintf(stderr, "skein-engine: %s\n", err.msg);
+        return 2;
+    }
+    sk_log_level_set(log_level(args.conf.log_level));
+    rc = run(&args, &err);
+    if (rc)
+        sk_log(SK_LOG_ERROR, "%s", err.msg);
+    return rc ? 1 : 0;
+}

@@ -1,0 +1,155 @@
+#include "engine/model/bind.h"
+
+#include "comm/base/mem.h"
+
+int sk_bind_init(struct sk_bind *b, const struct sk_weights *w, struct sk_backend *be)
+{
+    /* A tensor is adopted at most three times (q, k, v); a tied embedding once as table and once as head. */
+    uint32_t max = 3 * w->n_tensor;
+    struct sk_bind_piece *piece = sk_calloc(max, sizeof *piece);
+    if (!piece)
+        return -SK_ENOMEM;
+    *b = (struct sk_bind){.w = w, .be = be, .piece = piece, .max_piece = max};
+    return 0;
+}
+
+void sk_bind_done(struct sk_bind *b)
+{
+    for (uint32_t i = 0; i < b->n_piece; i++)
+        b->be->release(b->be, b->piece[i].dev, b->piece[i].bytes);
+    sk_free(b->piece);
+    *b = (struct sk_bind){0};
+}
+
+static int adopt(struct sk_bind *b, const struct sk_dir_entry *e, uint64_t at, uint64_t bytes, struct sk_dev *ret)
+{
+    sk_assert(b->n_piece < b->max_piece && at <= e->bytes && bytes <= e->bytes - at);
+    struct sk_dev dev = b->be->adopt(b->be, (const char *)sk_weights_data(b->w, e) + at, bytes);
+    if (!dev.a)
+        return -SK_ENOMEM;
+    b->piece[b->n_piece++] = (struct sk_bind_piece){dev, bytes};
+    *ret = dev;
+    return 0;
+}
+
+static int no_room(const struct sk_dir_entry *e, struct sk_err *err)
+{
+    return sk_err_set(err, SK_ENOMEM, e->name, "tensor %s: no memory for %llu bytes on the device", e->name,
+                      (unsigned long long)e->bytes);
+}
+
+static int find_vector(const struct sk_bind *b, const char *name, uint32_t n, const struct sk_dir_entry **ret, struct sk_err *err)
+{
+    const struct sk_dir_entry *e = sk_weights_find(b->w, name);
+    if (!e)
+        return sk_err_set(err, SK_EFORMAT, name, "tensor %s is missing", name);
+    if (e->dtype != SK_F32 || e->pack != SK_PACK_PLAIN || e->n_out != n || e->n_in != 1 ||
+        e->bytes != SK_ALIGN16(n) * sizeof(float))
+        return sk_err_set(err, SK_EFORMAT, name, "tensor %s: %u values of type %s where the model has %u of f32", name, e->n_out,
+                          sk_dtype_name(e->dtype), n);
+    *ret = e;
+    return 0;
+}
+
+int sk_bind_vector(struct sk_bind *b, const char *name, uint32_t n, struct sk_dev *ret, struct sk_err *err)
+{
+    const struct sk_dir_entry *e;
+    int rc = find_vector(b, name, n, &e, err);
+    if (rc)
+        return rc;
+    return adopt(b, e, 0, e->bytes, ret) ? no_room(e, err) : 0;
+}
+
+int sk_bind_optional(struct sk_bind *b, const char *name, uint32_t n, struct sk_dev *ret, struct sk_err *err)
+{
+    if (sk_weights_find(b->w, name))
+        return sk_bind_vector(b, name, n, ret, err);
+    *ret = (struct sk_dev){0};
+    return 0;
+}
+
+int sk_bind_host(const struct sk_bind *b, const char *name, uint32_t n, const float **ret, struct sk_err *err)
+{
+    const struct sk_dir_entry *e;
+    int rc = find_vector(b, name, n, &e, err);
+    if (!rc)
+        *ret = sk_weights_data(b->w, e);
+    return rc;
+}
+
+static int find_matrix(const struct sk_bind *b, const struct sk_bind_want *want, const struct sk_dir_entry **ret,
+                       struct sk_pack *ret_pack, struct sk_err *err)
+{
+    const struct sk_dir_entry *e = sk_weights_find(b->w, want->name);
+    if (!e)
+        return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s is missing", want->name);
+    if (e->n_out != want->n_out || e->n_in != want->n_in)
+        return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s is [%u][%u], the model has [%u][%u]", want->name, e->n_out,
+                          e->n_in, want->n_out, want->n_in);
+    if (e->pack != SK_PACK_X86_1 || sk_pack_layout(ret_pack, e->dtype, e->n_out, e->n_in, e->slab_k) || ret_pack->bytes != e->bytes)
+        return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s: pack kind %u, slab %u, %llu bytes do not fit together",
+                          want->name, e->pack, e->slab_k, (unsigned long long)e->bytes);
+    *ret = e;
+    return 0;
+}
+
+static bool span_ok(struct sk_span s, uint32_t end, uint32_t unit)
+{
+    return s.n > 0 && s.first <= end && s.n <= end - s.first && s.first % unit == 0 && (s.n % unit == 0 || s.first + s.n == end);
+}
+
+static int bad_cut(const struct sk_bind_want *want, struct sk_span s, uint32_t unit, struct sk_err *err)
+{
+    return sk_err_set(err, SK_EUNSUP, want->name, "tensor %s cannot be cut at %u..%u: its unit is %u", want->name, s.first,
+                      s.first + s.n, unit);
+}
+
+int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span rows, struct sk_mat *ret, struct sk_err *err)
+{
+    const struct sk_dir_entry *e;
+    struct sk_mat mat;
+    int rc = find_matrix(b, want, &e, &mat.pack, err);
+    if (rc)
+        return rc;
+    if (!span_ok(rows, want->n_out, SK_PANEL))
+        return bad_cut(want, rows, SK_PANEL, err);
+
+    struct sk_pack *p = &mat.pack;
+    p->n_out = rows.n;
+    p->n_panel = (rows.n + SK_PANEL - 1) / SK_PANEL;
+    p->bytes = (p->n_slab - 1) * p->slab_stride + p->n_panel * p->panel_stride; /* from the first panel to the last */
+    if (adopt(b, e, rows.first / SK_PANEL * p->panel_stride, p->bytes, &mat.data))
+        return no_room(e, err);
+    *ret = mat;
+    return 0;
+}
+
+int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span cols, struct sk_mat *ret, struct sk_err *err)
+{
+    const struct sk_dir_entry *e;
+    struct sk_mat mat;
+    int rc = find_matrix(b, want, &e, &mat.pack, err);
+    if (rc)
+        return rc;
+    struct sk_pack *p = &mat.pack;
+    if (!span_ok(cols, want->n_in, p->slab_k) || cols.n % p->slab_k)
+        return bad_cut(want, cols, p->slab_k, err);
+
+    p->n_in = cols.n;
+    p->n_slab = cols.n / p->slab_k;
+    p->bytes = p->n_slab * p->slab_stride;
+    if (adopt(b, e, cols.first / p->slab_k * p->slab_stride, p->bytes, &mat.data))
+        return no_room(e, err);
+    *ret = mat;
+    return 0;
+}
+
+int sk_bind_slab(const struct sk_bind *b, const struct sk_bind_want *want, uint32_t *ret, struct sk_err *err)
+{
+    const struct sk_dir_entry *e;
+    struct sk_pack p;
+    int rc = find_matrix(b, want, &e, &p, err);
+    if (!rc)
+        *ret = p.slab_k;
+    return rc;
+}

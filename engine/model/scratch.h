@@ -1,0 +1,27 @@
+/* The memory of one step, taken once and reused layer after layer. What attention, the MLP and the head need at different times shares one region. */
+#ifndef SK_SCRATCH_H
+#define SK_SCRATCH_H
+#include "engine/model/linear.h"
+
+enum { SK_HEAD_SLICE = 32 }; /* rows that go through the head at once: bounds the logits, whatever the chunk */
+
+struct sk_scratch {
+    struct sk_backend *be;
+    struct sk_dev mem;
+    uint64_t bytes;
+    /* f32 [max_row][ld] */
+    struct sk_dev x, h, partial; /* residual stream; its norm; partial sums (groups of more than one) */
+    struct sk_dev qkv, attn;
+    struct sk_dev up, act;
+    /* f32 [SK_HEAD_SLICE][ld] */
+    struct sk_dev head_x, head_h; /* ld_x */
+    struct sk_dev logits, work;   /* ld_logits */
+    uint32_t ld_x, ld_qkv, ld_attn, ld_up, ld_act, ld_logits;
+};
+/* Bytes that a step of max_row rows takes. */
+uint64_t sk_scratch_bytes(const struct sk_desc *d, const struct sk_shard *s, uint32_t max_row);
+int sk_scratch_open(struct sk_scratch *sc, const struct sk_desc *d, const struct sk_shard *s, uint32_t max_row,
+                    struct sk_backend *be); /* -SK_ENOMEM */
+void sk_scratch_close(struct sk_scratch *sc);
+
+#endif

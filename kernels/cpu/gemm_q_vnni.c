@@ -1,0 +1,14 @@
+#include <immintrin.h>
+
+static inline __m512i dot4(__m512i acc, __m512i w, __m512i x)
+{
+    return _mm512_dpbusd_epi32(acc, w, x);
+}
+
+#include "kernels/cpu/gemm_q_avx512.h"
+
+void sk_gemm_q_vnni(struct sk_ktab *t)
+{
+    t->gemm[SK_Q8] = gemm_q8;
+    t->gemm[SK_Q4] = gemm_q4;
+}

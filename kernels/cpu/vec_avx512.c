@@ -1,0 +1,187 @@
+/* Norms, rope, activations, KV stores, residual: one row at a time. */
+#include "kernels/cpu/ktab.h"
+#include "kernels/cpu/simd_avx512.h"
+
+/* Four sums side by side, so that the order of additions is fixed by dim alone. */
+INLINE float sum_of(const float *x, uint32_t dim, float mean, const bool squares)
+{
+    const __m512 mu = _mm512_set1_ps(mean);
+    __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+
+    for (uint32_t i = 0; i < dim; i += 64) {
+        UNROLL for (uint32_t j = 0; j < 4; j++) {
+            const uint32_t at = i + 16 * j;
+            const __mmask16 k = lanes_below(at < dim ? dim - at : 0);
+            __m512 v = _mm512_maskz_loadu_ps(k, x + at);
+            v = _mm512_maskz_sub_ps(k, v, mu);
+            acc[j] = squares ? _mm512_fmadd_ps(v, v, acc[j]) : _mm512_add_ps(acc[j], v);
+        }
+    }
+    return sum_ps(_mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3])));
+}
+
+static void norm(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, float eps, bool layer)
+{
+    const float mean = layer ? sum_of(x, dim, 0, false) / (float)dim : 0;
+    const __m512 mu = _mm512_set1_ps(mean);
+    const __m512 inv = _mm512_set1_ps(1 / __builtin_sqrtf(sum_of(x, dim, mean, true) / (float)dim + eps));
+
+    for (uint32_t i = 0; i < dim; i += 16) {
+        const __mmask16 k = lanes_below(dim - i);
+        __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + i), mu), inv);
+        __m512 b = bias != NULL ? _mm512_maskz_loadu_ps(k, bias + i) : _mm512_setzero_ps();
+        v = _mm512_maskz_fmadd_ps(k, v, _mm512_maskz_loadu_ps(k, weight + i), b);
+        _mm512_storeu_ps(out + i, v);
+    }
+}
+
+/* Pairs (2i, 2i + 1): the table is interleaved likewise. */
+static void rope_pairs(float *x, const float *cos_sin, uint32_t dim)
+{
+    for (uint32_t i = 0; i < dim; i += 16) {
+        const __mmask16 k = lanes_below(dim - i);
+        __m512 v = _mm512_maskz_loadu_ps(k, x + i), cs = _mm512_maskz_loadu_ps(k, cos_sin + i);
+        __m512 swapped = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), _mm512_movehdup_ps(cs));
+        _mm512_mask_storeu_ps(x + i, k, _mm512_fmaddsub_ps(v, _mm512_moveldup_ps(cs), swapped));
+    }
+}
+
+/* Pairs (i, i + dim/2). */
+static void rope_halves(float *x, const float *cos_sin, uint32_t dim)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    const uint32_t half = dim / 2;
+
+    for (uint32_t i = 0; i < half; i += 16) {
+        const uint32_t left = half - i;
+        const __mmask16 k = lanes_below(left);
+        __m512 t0 = _mm512_maskz_loadu_ps(lanes_below(2 * left), cos_sin + 2 * i);
+        __m512 t1 = _mm512_maskz_loadu_ps(lanes_below(left > 8 ? 2 * left - 16 : 0), cos_sin + 2 * i + 16);
+        __m512 c = _mm512_permutex2var_ps(t0, even, t1), s = _mm512_permutex2var_ps(t0, odd, t1);
+        __m512 a = _mm512_maskz_loadu_ps(k, x + i), b = _mm512_maskz_loadu_ps(k, x + half + i);
+        _mm512_mask_storeu_ps(x + i, k, _mm512_fmsub_ps(a, c, _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(x + half + i, k, _mm512_fmadd_ps(b, c, _mm512_mul_ps(a, s)));
+    }
+}
+
+static void rope(float *x, const float *cos_sin, uint32_t dim, bool interleaved)
+{
+    if (interleaved)
+        rope_pairs(x, cos_sin, dim);
+    else
+        rope_halves(x, cos_sin, dim);
+}
+
+static __m256i to_f16(__m512 v)
+{
+    v = _mm512_min_ps(_mm512_set1_ps(65504), _mm512_max_ps(_mm512_set1_ps(-65504), v)); /* NaN stays NaN */
+    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* A block is, per KV head, keys [head_stride][32 tokens], then values [32 tokens][head_stride]: both are read in the direction in which a vector of
+ * 16 wants them. */
+static void kv_put(const struct sk_kv_layer *kv, int32_t blk, uint32_t kv_head, uint32_t entry, const float *k, const float *v)
+{
+    const size_t n = kv->head_stride, at = (size_t)kv_head * 2 * SK_KV_BLOCK * n;
+    char *block = (char *)(uintptr_t)kv->data.a + (uint64_t)blk * kv->block_bytes; // NOLINT(performance-no-int-to-ptr)
+
+    if (kv->dtype == SK_F32) {
+        float *to = (float *)block + at;
+        for (size_t i = 0; i < n; i++)
+            to[i * SK_KV_BLOCK + entry] = k[i];
+        memcpy(to + (SK_KV_BLOCK + entry) * n, v, n * sizeof *v);
+    } else {
+        uint16_t *to = (uint16_t *)block + at, half[16];
+        for (size_t i = 0; i < n; i += 16) {
+            _mm256_storeu_si256((__m256i *)half, to_f16(_mm512_loadu_ps(k + i)));
+            for (size_t j = 0; j < 16; j++)
+                to[(i + j) * SK_KV_BLOCK + entry] = half[j];
+            _mm256_storeu_si256((__m256i *)(to + (SK_KV_BLOCK + entry) * n + i), to_f16(_mm512_loadu_ps(v + i)));
+        }
+    }
+}
+
+INLINE __m512 sigmoid(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1);
+    return _mm512_div_ps(one, _mm512_add_ps(one, exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+}
+
+/* erfc(x), x >= 0; Abramowitz and Stegun 7.1.26, within 1.5e-7. */
+INLINE __m512 erfc_ps(__m512 x)
+{
+    static const float coef[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
+    const __m512 one = _mm512_set1_ps(1);
+    __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(x, _mm512_set1_ps(0.3275911f), one)), p = _mm512_set1_ps(coef[0]);
+
+    UNROLL for (int i = 1; i < 5; i++)
+        p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(coef[i]));
+    return _mm512_mul_ps(_mm512_mul_ps(p, t), exp_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), x)));
+}
+
+INLINE __m512 act_ps(const enum sk_op_act_kind kind, __m512 x)
+{
+    switch (kind) {
+    case SK_OP_SILU:
+        return _mm512_mul_ps(x, sigmoid(x));
+    case SK_OP_GELU_TANH: { /* (1 + tanh u) / 2 = sigmoid(2u) */
+        __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), _mm512_set1_ps(1));
+        return _mm512_mul_ps(x, sigmoid(_mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.59576912f)), cubic)));
+    }
+    case SK_OP_GELU_ERF: { /* 1 + erf(u) = erfc(-u) = 2 - erfc(u) */
+        __m512 c = erfc_ps(_mm512_abs_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.707106781f))));
+        __mmask16 positive = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
+        c = _mm512_mask_sub_ps(c, positive, _mm512_set1_ps(2), c);
+        return _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), c);
+    }
+    default:
+        return _mm512_max_ps(x, _mm512_setzero_ps());
+    }
+}
+
+INLINE void act_row(float *out, const float *in, const float *gate, uint32_t n, const enum sk_op_act_kind kind)
+{
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __mmask16 k = lanes_below(n - i);
+        __m512 v = act_ps(kind, _mm512_maskz_loadu_ps(k, in + i));
+        if (gate != NULL)
+            v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(k, gate + i));
+        _mm512_storeu_ps(out + i, _mm512_maskz_mov_ps(k, v));
+    }
+}
+
+static void act(float *out, const float *in, const float *gate, uint32_t n, enum sk_op_act_kind kind)
+{
+    switch (kind) {
+    case SK_OP_SILU:
+        act_row(out, in, gate, n, SK_OP_SILU);
+        break;
+    case SK_OP_GELU_TANH:
+        act_row(out, in, gate, n, SK_OP_GELU_TANH);
+        break;
+    case SK_OP_GELU_ERF:
+        act_row(out, in, gate, n, SK_OP_GELU_ERF);
+        break;
+    case SK_OP_RELU:
+        act_row(out, in, gate, n, SK_OP_RELU);
+    }
+}
+
+static void add(float *out, const float *x, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i += 16) {
+        const __mmask16 k = lanes_below(n - i);
+        __m512 v = _mm512_add_ps(_mm512_maskz_loadu_ps(k, out + i), _mm512_maskz_loadu_ps(k, x + i));
+        _mm512_mask_storeu_ps(out + i, k, v);
+    }
+}
+
+void sk_vec_avx512(struct sk_ktab *t)
+{
+    t->norm = norm;
+    t->rope = rope;
+    t->kv_put = kv_put;
+    t->act = act;
+    t->add = add;
+}

@@ -1,0 +1,235 @@
+/* fork and exec by hand, since uv_spawn has no place for PR_SET_PDEATHSIG: an engine must not outlive a daemon that was killed. */
+#include "server/job/child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <uv.h>
+#include "comm/base/buf.h"
+#include "comm/base/mem.h"
+
+enum { MAX_LINE_BYTES = 4096 };
+
+struct out { /* stdout or stderr of the child */
+    struct sk_child *child;
+    uv_pipe_t pipe;
+    struct sk_buf line;
+    bool is_stderr, open;
+    char chunk[1024];
+};
+
+struct sk_child {
+    struct sk_child_conf conf;
+    pid_t pid;
+    uv_signal_t signal;
+    struct out out[2];
+    int status, n_handles;
+    bool reaped;
+};
+
+static void on_closed(uv_handle_t *h)
+{
+    struct sk_child *c = h->data;
+    if (--c->n_handles > 0)
+        return;
+    struct sk_child_conf conf = c->conf;
+    int status = c->status;
+    for (int i = 0; i < 2; i++)
+        sk_buf_done(&c->out[i].line);
+    sk_free(c);
+    if (conf.on_exit)
+        conf.on_exit(conf.arg, status);
+}
+
+static void close_if_over(struct sk_child *c)
+{
+    if (c->reaped && !c->out[0].open && !c->out[1].open && !uv_is_closing((uv_handle_t *)&c->signal))
+        uv_close((uv_handle_t *)&c->signal, on_closed);
+}
+
+static void on_sigchld(uv_signal_t *s, int signum)
+{
+    struct sk_child *c = s->data;
+    if (c->reaped || waitpid(c->pid, &c->status, WNOHANG) != c->pid)
+        return;
+    c->reaped = true;
+    close_if_over(c);
+}
+
+static void end_line(struct out *o)
+{
+    if (o->line.n > 0)
+        o->child->conf.on_line(o->child->conf.arg, o->is_stderr, o->line.p);
+    sk_buf_clear(&o->line);
+}
+
+static void give_chunk(uv_handle_t *h, size_t hint, uv_buf_t *buf)
+{
+    struct out *o = (struct out *)((char *)h - offsetof(struct out, pipe));
+    *buf = uv_buf_init(o->chunk, sizeof o->chunk);
+}
+
+static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
+{
+    struct out *o = (struct out *)((char *)s - offsetof(struct out, pipe));
+    for (ssize_t i = 0; i < n; i++) {
+        if (buf->base[i] == '\n')
+            end_line(o);
+        else
+            sk_buf_char(&o->line, buf->base[i]); /* what is too long is cut */
+    }
+    if (n < 0) {
+        end_line(o);
+        o->open = false;
+        uv_close((uv_handle_t *)s, on_closed);
+        close_if_over(o->child);
+    }
+}
+
+struct plumbing {
+    int out[2][2]; /* pipes for stdout and stderr */
+    int exec[2];   /* carries errno of a failed exec, nothing otherwise */
+    int null;
+};
+
+static void plumbing_close(struct plumbing *p)
+{
+    int *fd = &p->out[0][0];
+    for (int i = 0; i < 4; i++) {
+        if (fd[i] >= 0)
+            close(fd[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        if (p->exec[i] >= 0)
+            close(p->exec[i]);
+    }
+    if (p->null >= 0)
+        close(p->null);
+}
+
+static int plumbing_open(struct plumbing *p, bool lines)
+{
+    *p = (struct plumbing){.out = {{-1, -1}, {-1, -1}}, .exec = {-1, -1}, .null = -1};
+    p->null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (p->null < 0 || uv_pipe(p->exec, 0, 0) != 0)
+        return -1;
+    return lines && (uv_pipe(p->out[0], 0, 0) != 0 || uv_pipe(p->out[1], 0, 0) != 0) ? -1 : 0;
+}
+
+/* In the child: async-signal-safe calls only. */
+static void become(const struct sk_child_conf *conf, const struct plumbing *p, pid_t parent)
+{
+    sigset_t none;
+    int e;
+
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
+        _exit(127);
+    /* The exec pipe must not be where descriptor 3 goes. */
+    int report = fcntl(p->exec[1], F_DUPFD_CLOEXEC, 10);
+    int channel = conf->fd >= 0 ? fcntl(conf->fd, F_DUPFD_CLOEXEC, 10) : -1;
+    if (report < 0 || (conf->fd >= 0 && channel < 0))
+        _exit(127);
+    bool ok = dup2(p->null, 0) == 0 && dup2(conf->lines ? p->out[0][1] : 2, 1) == 1;
+    if (conf->lines)
+        ok = ok && dup2(p->out[1][1], 2) == 2;
+    if (channel >= 0)
+        ok = ok && dup2(channel, 3) == 3;
+    if (ok)
+        execv(conf->argv[0], conf->argv);
+    e = errno;
+    (void)!write(report, &e, sizeof e);
+    _exit(127);
+}
+
+static void open_pipes(struct sk_child *c, struct plumbing *p, uv_loop_t *loop)
+{
+    for (int i = 0; i < 2; i++) {
+        struct out *o = &c->out[i];
+        o->child = c;
+        o->is_stderr = i == 1;
+        sk_buf_init(&o->line, MAX_LINE_BYTES);
+        if (!c->conf.lines)
+            continue;
+        uv_pipe_init(loop, &o->pipe, 0);
+        o->pipe.data = c;
+        uv_pipe_open(&o->pipe, p->out[i][0]);
+        p->out[i][0] = -1;
+        o->open = true;
+        c->n_handles++;
+        uv_read_start((uv_stream_t *)&o->pipe, give_chunk, on_read);
+    }
+}
+
+static int read_errno(int fd)
+{
+    int e = 0;
+    ssize_t n;
+    do
+        n = read(fd, &e, sizeof e);
+    while (n < 0 && errno == EINTR);
+    return n == sizeof e ? e : 0;
+}
+
+/* No handle is open yet but `signal`, which has to be closed by the loop. */
+static int fail_start(struct sk_child *c, int e, struct sk_err *err)
+{
+    errno = e;
+    int rc = sk_err_errno(err, SK_EIO, NULL, "cannot start %s", c->conf.argv[0]);
+    c->conf.on_exit = NULL;
+    uv_close((uv_handle_t *)&c->signal, on_closed);
+    return rc;
+}
+
+int sk_child_start(struct uv_loop_s *loop, const struct sk_child_conf *conf, struct sk_child **ret, struct sk_err *err)
+{
+    struct plumbing p;
+    struct sk_child *c = sk_calloc(1, sizeof *c);
+    int rc = 0, e = 0;
+    if (!c)
+        return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
+    c->conf = *conf;
+    uv_signal_init(loop, &c->signal);
+    c->signal.data = c;
+    c->n_handles = 1;
+    uv_signal_start(&c->signal, on_sigchld, SIGCHLD); /* before there is a child to miss */
+
+    pid_t self = getpid();
+    if (plumbing_open(&p, conf->lines) != 0 || (c->pid = fork()) < 0) {
+        rc = fail_start(c, errno, err);
+        goto out;
+    }
+    if (c->pid == 0)
+        become(conf, &p, self);
+    close(p.exec[1]);
+    p.exec[1] = -1;
+    e = read_errno(p.exec[0]); /* returns when the child has become the program */
+    if (e != 0) {
+        waitpid(c->pid, NULL, 0);
+        rc = fail_start(c, e, err);
+        goto out;
+    }
+    open_pipes(c, &p, loop);
+    c->conf.argv = NULL;
+    *ret = c;
+out:
+    plumbing_close(&p);
+    return rc;
+}
+
+void sk_child_kill(struct sk_child *c, int signum)
+{
+    if (!c->reaped)
+        kill(c->pid, signum);
+}
+
+int sk_child_pid(const struct sk_child *c)
+{
+    return c->pid;
+}

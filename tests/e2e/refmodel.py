@@ -1,0 +1,174 @@
+"""A reference decoder in numpy (float64 inside) and a writer of random checkpoints in Hugging Face layout.
+
+It says in a hundred lines what transformers computes for the llama, qwen2, qwen3 and gpt2 families; test_shapes.py first holds it against the golden
+logits that transformers made, then uses it on shapes that no golden file has."""
+import json
+import os
+import shutil
+import struct
+
+import numpy as np
+
+
+def load_safetensors(path):
+    with open(path, "rb") as f:
+        (n,) = struct.unpack("<Q", f.read(8))
+        head, data = json.loads(f.read(n)), f.read()
+    out = {}
+    for name, t in head.items():
+        if name == "__metadata__":
+            continue
+        raw = data[t["data_offsets"][0]:t["data_offsets"][1]]
+        if t["dtype"] == "BF16":
+            a = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            a = np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[t["dtype"]])
+        out[name] = a.astype(np.float64).reshape(t["shape"])
+    return out
+
+
+def save_safetensors(path, tensors):
+    head, parts, at = {}, [], 0
+    for name, a in tensors.items():
+        raw = a.astype("<f4").tobytes()
+        head[name] = {"dtype": "F32", "shape": list(a.shape), "data_offsets": [at, at + len(raw)]}
+        parts.append(raw)
+        at += len(raw)
+    h = json.dumps(head).encode()
+    with open(path, "wb") as f:
+        f.write(struct.pack("<Q", len(h)) + h + b"".join(parts))
+
+
+def inv_freq(c, dim):
+    r = c.get("rope_scaling") or {}
+    f = 1.0 / c.get("rope_theta", 10000.0) ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
+    kind = r.get("rope_type", r.get("type", "default"))
+    if kind == "linear":
+        f = f / r["factor"]
+    elif kind == "llama3":
+        low, high, old = r["low_freq_factor"], r["high_freq_factor"], r["original_max_position_embeddings"]
+        wave = 2 * np.pi / f
+        smooth = np.clip((old / wave - low) / (high - low), 0, 1)
+        f = (1 - smooth) * f / r["factor"] + smooth * f
+    return f
+
+
+def rms(x, w, eps):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w
+
+
+def layer_norm(x, w, b, eps):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w + b
+
+
+def attention(q, k, v, window):
+    """q [n, heads, d], k and v [n, kv heads, d] -> [n, heads * d], causal, positions > pos - window."""
+    n, heads, d = q.shape
+    k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
+    s = np.einsum("ihd,jhd->hij", q, k) / np.sqrt(d)
+    i, j = np.arange(n)[:, None], np.arange(n)[None, :]
+    s = np.where((j <= i) & ((window == 0) | (j > i - window)), s, -np.inf)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return np.einsum("hij,jhd->ihd", p, v).reshape(n, heads * d)
+
+
+def forward_llama(c, w, ids):
+    n, heads = len(ids), c["num_attention_heads"]
+    kv = c.get("num_key_value_heads", heads)
+    d = c.get("head_dim") or c["hidden_size"] // heads
+    eps = c["rms_norm_eps"]
+    angle = np.arange(n)[:, None] * inv_freq(c, d)[None, :]
+    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    window = c.get("sliding_window") or 0
+    if c["model_type"] in ("qwen2", "qwen3") and not c.get("use_sliding_window"):
+        window = 0
+
+    def rope(x):
+        a, b = x[..., :d // 2], x[..., d // 2:]
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        h = rms(x, w[p + "input_layernorm.weight"], eps)
+        q, k, v = (h @ w[p + f"self_attn.{t}_proj.weight"].T + w.get(p + f"self_attn.{t}_proj.bias", 0.0) for t in "qkv")
+        q, k, v = q.reshape(n, heads, d), k.reshape(n, kv, d), v.reshape(n, kv, d)
+        if p + "self_attn.q_norm.weight" in w:
+            q, k = rms(q, w[p + "self_attn.q_norm.weight"], eps), rms(k, w[p + "self_attn.k_norm.weight"], eps)
+        layer_window = window if i >= c.get("max_window_layers", 0) or c["model_type"] == "mistral" else 0
+        a = attention(rope(q), rope(k), v, layer_window)
+        x = x + a @ w[p + "self_attn.o_proj.weight"].T + w.get(p + "self_attn.o_proj.bias", 0.0)
+        h = rms(x, w[p + "post_attention_layernorm.weight"], eps)
+        g, u = h @ w[p + "mlp.gate_proj.weight"].T, h @ w[p + "mlp.up_proj.weight"].T
+        x = x + (g / (1 + np.exp(-g)) * u) @ w[p + "mlp.down_proj.weight"].T
+    return rms(x, w["model.norm.weight"], eps) @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
+
+
+def forward_gpt2(c, w, ids):
+    n, heads, e, eps = len(ids), c["n_head"], c["n_embd"], c["layer_norm_epsilon"]
+    w = {k.removeprefix("transformer."): v for k, v in w.items()}
+    x = w["wte.weight"][ids] + w["wpe.weight"][:n]
+    for i in range(c["n_layer"]):
+        p = f"h.{i}."
+        h = layer_norm(x, w[p + "ln_1.weight"], w[p + "ln_1.bias"], eps)
+        q, k, v = np.split(h @ w[p + "attn.c_attn.weight"] + w[p + "attn.c_attn.bias"], 3, -1)
+        a = attention(*(t.reshape(n, heads, e // heads) for t in (q, k, v)), 0)
+        x = x + a @ w[p + "attn.c_proj.weight"] + w[p + "attn.c_proj.bias"]
+        h = layer_norm(x, w[p + "ln_2.weight"], w[p + "ln_2.bias"], eps)
+        h = h @ w[p + "mlp.c_fc.weight"] + w[p + "mlp.c_fc.bias"]
+        h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+        x = x + h @ w[p + "mlp.c_proj.weight"] + w[p + "mlp.c_proj.bias"]
+    return layer_norm(x, w["ln_f.weight"], w["ln_f.bias"], eps) @ w["wte.weight"].T
+
+
+def forward(config, weights, ids):
+    """Logits [len(ids), vocab]."""
+    return (forward_gpt2 if config["model_type"] == "gpt2" else forward_llama)(config, weights, np.asarray(ids))
+
+
+def shapes(c):
+    if c["model_type"] == "gpt2":
+        e, f, v = c["n_embd"], c.get("n_inner") or 4 * c["n_embd"], c["vocab_size"]
+        yield from [("wte.weight", (v, e)), ("wpe.weight", (c["n_positions"], e)), ("ln_f.weight", (e,)), ("ln_f.bias", (e,))]
+        for i in range(c["n_layer"]):
+            for name, shape in [("ln_1.weight", (e,)), ("ln_1.bias", (e,)), ("attn.c_attn.weight", (e, 3 * e)), ("attn.c_attn.bias", (3 * e,)),
+                                ("attn.c_proj.weight", (e, e)), ("attn.c_proj.bias", (e,)), ("ln_2.weight", (e,)), ("ln_2.bias", (e,)),
+                                ("mlp.c_fc.weight", (e, f)), ("mlp.c_fc.bias", (f,)), ("mlp.c_proj.weight", (f, e)), ("mlp.c_proj.bias", (e,))]:
+                yield f"h.{i}.{name}", shape
+        return
+    e, f, v, heads = c["hidden_size"], c["intermediate_size"], c["vocab_size"], c["num_attention_heads"]
+    kv = c.get("num_key_value_heads", heads)
+    d = c.get("head_dim") or e // heads
+    yield from [("model.embed_tokens.weight", (v, e)), ("model.norm.weight", (e,))]
+    if not c.get("tie_word_embeddings"):
+        yield "lm_head.weight", (v, e)
+    for i in range(c["num_hidden_layers"]):
+        p = f"model.layers.{i}."
+        yield from [(p + "input_layernorm.weight", (e,)), (p + "post_attention_layernorm.weight", (e,)), (p + "self_attn.q_proj.weight", (heads * d, e)),
+                    (p + "self_attn.k_proj.weight", (kv * d, e)), (p + "self_attn.v_proj.weight", (kv * d, e)),
+                    (p + "self_attn.o_proj.weight", (e, heads * d)), (p + "mlp.gate_proj.weight", (f, e)), (p + "mlp.up_proj.weight", (f, e)),
+                    (p + "mlp.down_proj.weight", (e, f))]
+        if c["model_type"] == "qwen2":
+            yield from [(p + f"self_attn.{t}_proj.bias", (n * d,)) for t, n in (("q", heads), ("k", kv), ("v", kv))]
+        if c["model_type"] == "qwen3":
+            yield from [(p + "self_attn.q_norm.weight", (d,)), (p + "self_attn.k_norm.weight", (d,))]
+
+
+def save_checkpoint(directory, config, tokenizer_from, seed):
+    """A random checkpoint whose logits are spread widely enough for greedy gaps to mean something."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in shapes(config):
+        a = rng.standard_normal(shape) / (np.sqrt(shape[0 if config["model_type"] == "gpt2" else -1]) if len(shape) == 2 else 10.0)
+        if len(shape) == 1 and name.endswith("weight"):
+            a = 1 + a
+        tensors[name] = (a * (4.0 if "embed" in name or "wte" in name else 1.0)).astype(np.float32)
+    os.makedirs(directory)
+    save_safetensors(os.path.join(directory, "model.safetensors"), tensors)
+    with open(os.path.join(directory, "config.json"), "w") as f:
+        json.dump(config, f)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(tokenizer_from, name), directory)
+    return {k: v.astype(np.float64) for k, v in tensors.items()}

@@ -1,0 +1,223 @@
+/* embed, norm, act, add and gather of every backend and level against kernels/ref, and each row alone against itself among others. */
+#include "tests/unit/kernels/kern.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "comm/base/mem.h"
+
+enum { N_ROW = 17 };
+
+static const uint32_t widths[] = {1, 8, 15, 16, 17, 31, 64, 100, 128, 576, 1000};
+enum { N_WIDTH = sizeof widths / sizeof widths[0] };
+
+/* `want` and `got` hold n_row rows; |difference| <= tol * (1 + |want|). */
+static void check_rows(const float *want, const float *got, uint32_t n_row, uint32_t width, uint32_t ld, double tol, const char *what)
+{
+    for (uint32_t r = 0; r < n_row; r++) {
+        for (uint32_t i = 0; i < width; i++) {
+            double a = got[(size_t)r * ld + i], b = want[(size_t)r * ld + i];
+            if (!(fabs(a - b) <= tol * (1 + fabs(b))))
+                fail_msg("%s, width %u: row %u, column %u: %.9g, not %.9g", what, width, r, i, a, b);
+        }
+    }
+    kern_assert_pad(got, n_row, width, ld);
+}
+
+/* What an op with rows in and rows out makes of rows first..first+n_row-1. */
+typedef void (*row_op)(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret);
+
+/* Against ref; with two threads; and each row alone. in: N_ROW rows of ld_in. */
+static void check_op(const struct kern *k, row_op op, const void *arg, const float *in, uint32_t ld_in, uint32_t width, double tol,
+                     const char *what)
+{
+    const uint32_t ld = (uint32_t)SK_ALIGN16(width);
+    float *want = kern_zeros((size_t)N_ROW * ld * 4), *all = kern_zeros((size_t)N_ROW * ld * 4), *got = kern_zeros((size_t)N_ROW * ld * 4);
+    op(k->ref, arg, in, N_ROW, want);
+    op(k->one, arg, in, N_ROW, all);
+    check_rows(want, all, N_ROW, width, ld, tol, what);
+    op(k->two, arg, in, N_ROW, got);
+    kern_assert_same_bits(all, got, (size_t)N_ROW * ld * 4, what);
+    for (uint32_t r = 0; r < N_ROW; r += 3) {
+        op(k->one, arg, in + (size_t)r * ld_in, 1, got);
+        kern_assert_same_bits(all + (size_t)r * ld, got, ld * 4, what);
+    }
+    sk_free(want), sk_free(all), sk_free(got);
+}
+
+struct norm {
+    uint32_t dim, ld;
+    bool layer, bias, in_place;
+};
+
+static void run_norm(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret)
+{
+    const struct norm *norm = arg;
+    const size_t bytes = (size_t)n_row * norm->ld * sizeof *in;
+    float *weight = kern_rows(20, 1, norm->dim, norm->ld), *bias = kern_rows(21, 1, norm->dim, norm->ld);
+    struct sk_op_norm op = {.x = kern_put(be, in, bytes), .n_row = n_row, .dim = norm->dim, .ld = norm->ld, .eps = 1e-5f, .layer = norm->layer};
+    op.out = norm->in_place ? op.x : kern_new(be, bytes);
+    op.weight = kern_put(be, weight, norm->ld * sizeof *weight);
+    if (norm->bias)
+        op.bias = kern_put(be, bias, norm->ld * sizeof *bias);
+    be->norm(be, &op);
+    kern_get(be, op.out, ret, bytes);
+    kern_free_all(be);
+    sk_free(weight);
+    sk_free(bias);
+}
+
+struct act {
+    uint32_t width, ld_in, ld_out;
+    enum sk_op_act_kind kind;
+    bool gated;
+};
+
+static void run_act(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret)
+{
+    const struct act *act = arg;
+    struct sk_op_act op = {.in = kern_put(be, in, (size_t)n_row * act->ld_in * sizeof *in),
+                           .out = kern_new(be, (size_t)n_row * act->ld_out * sizeof *ret),
+                           .n_row = n_row,
+                           .width = act->width,
+                           .ld_out = act->ld_out,
+                           .ld_in = act->ld_in,
+                           .kind = act->kind,
+                           .gated = act->gated};
+    be->act(be, &op);
+    kern_get(be, op.out, ret, (size_t)n_row * act->ld_out * sizeof *ret);
+    kern_free_all(be);
+}
+
+static void check_norm(const struct kern *k)
+{
+    for (int i = 0; i < N_WIDTH; i++) {
+        uint32_t dim = widths[i], ld = (uint32_t)SK_ALIGN16(dim);
+        float *x = kern_rows(22, N_ROW, dim, ld);
+        for (uint32_t c = 0; c < dim; c++) {
+            x[ld + c] *= 1000;
+            x[2 * ld + c] = 0;
+            x[3 * ld + c] += 30; /* a mean far from 0 */
+        }
+        for (int mode = 0; mode < 8; mode++) {
+            struct norm norm = {dim, ld, mode & 1, mode & 2, mode & 4};
+            /* One value in a LayerNorm is its own mean: the rest is rounding, scaled up. */
+            check_op(k, run_norm, &norm, x, ld, dim, 2e-5, norm.layer ? "LayerNorm" : "RMS norm");
+        }
+        sk_free(x);
+    }
+}
+
+static void check_act(const struct kern *k)
+{
+    static const char *const names[] = {"silu", "gelu tanh", "gelu erf", "relu"};
+    for (int i = 0; i < N_WIDTH; i++) {
+        for (int mode = 0; mode < 8; mode++) {
+            uint32_t width = widths[i], n_in = width * (1 + (uint32_t)(mode & 1)), ld_in = (uint32_t)SK_ALIGN16(n_in);
+            struct act act = {width, ld_in, (uint32_t)SK_ALIGN16(width), (enum sk_op_act_kind)(mode / 2), mode & 1};
+            float *in = kern_rows(23, N_ROW, n_in, ld_in);
+            for (uint32_t c = 0; c < width; c++) {
+                in[ld_in + c] *= 30; /* far out on both sides */
+                in[2 * ld_in + c] *= 1e-3f;
+                in[3 * ld_in + c] = c % 2 ? -0.0f : 1e4f;
+            }
+            check_op(k, run_act, &act, in, ld_in, width, 2e-6, names[mode / 2]);
+            sk_free(in);
+        }
+    }
+}
+
+static void run_embed(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim, bool pos_table, float *ret)
+{
+    enum { N_VOCAB = 37, N_SLOT = 3, MAX_LEN = 20 };
+    const uint32_t ld = (uint32_t)SK_ALIGN16(dim), slab = dim % 2 == 0 && dim / 2 % (uint32_t)sk_pack_unit(dtype) == 0 ? dim / 2 : dim;
+    int32_t slot[N_ROW], pos[N_ROW], token[N_SLOT * MAX_LEN];
+    for (uint32_t i = 0; i < N_SLOT * MAX_LEN; i++)
+        token[i] = (int32_t)kern_below(30, i, N_VOCAB);
+    for (uint32_t r = 0; r < N_ROW; r++) {
+        slot[r] = (int32_t)kern_below(31, r, N_SLOT);
+        pos[r] = (int32_t)kern_below(32, r, MAX_LEN);
+    }
+    struct sk_mat table = kern_mat(be, 33, dtype, N_VOCAB, dim, slab), place = kern_mat(be, 34, SK_F32, MAX_LEN, dim, dim);
+    struct sk_rows rows = {.n_row = N_ROW, .slot = kern_put(be, slot, sizeof slot), .pos = kern_put(be, pos, sizeof pos),
+                           .token = kern_put(be, token, sizeof token), .max_len = MAX_LEN};
+    struct sk_op_embed op = {.out = kern_new(be, (size_t)N_ROW * ld * 4), .ld = ld, .table = &table, .pos_table = pos_table ? &place : NULL,
+                             .rows = &rows};
+    be->embed(be, &op);
+    kern_get(be, op.out, ret, (size_t)N_ROW * ld * 4);
+    kern_free_all(be);
+}
+
+static void check_embed(const struct kern *k)
+{
+    for (int i = 0; i < N_WIDTH; i++) {
+        for (int dtype = SK_F32; dtype < SK_DTYPE_COUNT; dtype++) {
+            uint32_t dim = widths[i];
+            if (dim % (uint32_t)sk_pack_unit((enum sk_dtype)dtype) != 0)
+                continue;
+            size_t n = (size_t)N_ROW * SK_ALIGN16(dim);
+            float *want = kern_zeros(n * 4), *got = kern_zeros(n * 4);
+            for (int place = 0; place < 2; place++) {
+                run_embed(k->ref, (enum sk_dtype)dtype, dim, place, want);
+                run_embed(k->two, (enum sk_dtype)dtype, dim, place, got);
+                check_rows(want, got, N_ROW, dim, (uint32_t)SK_ALIGN16(dim), 1e-7, "embed");
+            }
+            sk_free(want), sk_free(got);
+        }
+    }
+}
+
+/* No rounding to differ in: the bits are ref's. */
+static void run_add_gather(struct sk_backend *be, const float *a, const float *b, const int32_t index[N_ROW], uint32_t ld, float *ret)
+{
+    const size_t bytes = (size_t)N_ROW * ld * sizeof *a;
+    struct sk_op_gather op = {.in = kern_put(be, a, bytes), .index = kern_put(be, index, N_ROW * sizeof *index), .out = kern_new(be, bytes),
+                              .n_row = N_ROW, .ld = ld};
+    be->add(be, op.in, kern_put(be, b, bytes), (uint64_t)N_ROW * ld);
+    be->gather(be, &op);
+    kern_get(be, op.out, ret, bytes);
+    kern_free_all(be);
+}
+
+static void check_add_gather(const struct kern *k)
+{
+    int32_t index[N_ROW];
+    for (uint32_t r = 0; r < N_ROW; r++)
+        index[r] = (int32_t)kern_below(40, r, N_ROW);
+    for (int i = 0; i < N_WIDTH; i++) {
+        uint32_t ld = (uint32_t)SK_ALIGN16(widths[i]);
+        float *a = kern_rows(41, N_ROW, widths[i], ld), *b = kern_rows(42, N_ROW, widths[i], ld);
+        float *want = kern_zeros((size_t)N_ROW * ld * 4), *got = kern_zeros((size_t)N_ROW * ld * 4);
+        run_add_gather(k->ref, a, b, index, ld, want);
+        run_add_gather(k->two, a, b, index, ld, got);
+        kern_assert_same_bits(want, got, (size_t)N_ROW * ld * 4, "add and gather");
+        sk_free(a), sk_free(b), sk_free(want), sk_free(got);
+    }
+}
+
+static void norm(void **state)
+{
+    kern_each(check_norm);
+}
+
+static void act(void **state)
+{
+    kern_each(check_act);
+}
+
+static void embed(void **state)
+{
+    kern_each(check_embed);
+}
+
+static void add_and_gather(void **state)
+{
+    kern_each(check_add_gather);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(norm), cmocka_unit_test(act), cmocka_unit_test(embed), cmocka_unit_test(add_and_gather)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
