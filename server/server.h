@@ -16,8 +16,9 @@
 enum { SK_SERVER_MAX_MODELS = 1, SK_SERVER_MAX_ENGINES = 1, SK_MODEL_MAX_ALIASES = 8 };
 
 struct sk_model {
-    bool loaded;                           /* the engine directory is open: only then is anything below `aliases` set */
-    char name[SK_CONF_STR_MAX];            /* "id" in the API; "" until loaded unless --model-name says it */
+    bool loaded;                /* everything below `n_alias` is set; before that, nothing */
+    bool opened;                /* `dir` is */
+    char name[SK_CONF_STR_MAX]; /* "id" in the API; "" until loaded unless --model-name says it */
     char aliases[SK_MODEL_MAX_ALIASES][SK_CONF_STR_MAX]; /* other names it answers to */
     uint32_t n_alias;
     struct sk_dir dir;
@@ -44,5 +45,9 @@ struct sk_server {
 
 /* NULL = unknown. An empty or NULL name is the first model. */
 struct sk_model *sk_server_model(struct sk_server *s, const char *name);
+/* Opens the engine directory's tokenizer and templates. Errors are those of what is opened; sk_server_unload cleans up after them too. */
+int sk_server_load(struct sk_server *s, struct sk_model *m, const char *path, struct sk_err *err);
+/* The templates' handles close with the loop's next turns. */
+void sk_server_unload(struct sk_model *m);
 
 #endif

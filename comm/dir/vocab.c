@@ -36,8 +36,9 @@ static int check_head(const struct sk_vocab_head *h, size_t n, struct sk_err *er
     if (n < sizeof *h || memcmp(h->magic, SK_VOCAB_MAGIC, sizeof h->magic) != 0)
         return bad(err, "not a vocab.skv file");
     if (h->format != SK_VOCAB_FORMAT)
-        return sk_err_set(err, SK_EFORMAT, NULL, "compiled tokenizer: format %u, this build reads %u; run skein-build again",
-                          h->format, SK_VOCAB_FORMAT);
+        return sk_err_set(err, SK_EFORMAT, NULL,
+                          "compiled tokenizer: format %u, this build reads %u; run skein-build again", h->format,
+                          SK_VOCAB_FORMAT);
     if (h->file_bytes != n)
         return sk_err_set(err, SK_EFORMAT, NULL, "compiled tokenizer: %zu bytes, its head says %llu", n,
                           (unsigned long long)h->file_bytes);

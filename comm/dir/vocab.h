@@ -1,10 +1,10 @@
-/* The compiled tokenizer, vocab.skv: written once by skein-build from tokenizer.json or GGUF metadata, mapped when serving; no
- * process parses tokenizer.json then. Holds what encode and decode need and nothing else:
- *   words (id -> bytes, kind flags), words sorted for look-up, merges as a table (left id, right id) -> (rank, new id),
- *   added tokens with their flags (special, lstrip, rstrip, single_word, normalized), control spellings,
- *   normalizer program (prepend, replace, NFC / NFD / NFKC / NFKD, lowercase, strip), pre-tokenizer program (Split by a regex with its
- *   behaviour, Digits, ByteLevel with its add_prefix_space, Metaspace), decoder program, post-processor (bos / eos to add).
- * The file is position-independent: a header with (offset, count) sections, each checked against the size at open. */
+/* The compiled tokenizer, vocab.skv: written once by skein-build from tokenizer.json or GGUF metadata, mapped when
+ * serving; no process parses tokenizer.json then. Holds what encode and decode need and nothing else: words (id ->
+ * bytes, kind flags), a hash table to find them, merges as a table (left id, right id) -> (rank, new id), added tokens
+ * with their flags (special, lstrip, rstrip, single_word, normalized), control spellings, normalizer program (prepend,
+ * replace, NFC / NFD / NFKC / NFKD, lowercase, strip), pre-tokenizer program (Split by a regex with its behaviour,
+ * Digits, ByteLevel with its add_prefix_space, Metaspace), decoder program, post-processor (bos / eos to add). The file
+ * is position-independent: a header with (offset, count) sections, each checked against the size at open. */
 #ifndef SK_VOCAB_H
 #define SK_VOCAB_H
 #include <stdbool.h>
@@ -14,13 +14,14 @@
 
 struct sk_vocab; /* immutable after open; any thread may read */
 
-enum { /* flags of a token */
-    SK_TOK_SPECIAL = 1, /* added token with special = true: dropped by skip_special_tokens */
-    SK_TOK_ADDED = 2,
-    SK_TOK_BYTE = 4,    /* byte-fallback token <0xNN> */
-    SK_TOK_CONTROL = 8, /* spelling that user text must never turn into this token: special ones, and fim_ and the like */
-    SK_TOK_UNUSED = 16, /* an id below n_vocab without a word */
-    SK_TOK_MODEL = 32   /* in the model's own vocabulary: what merging can give */
+enum {                     /* flags of a token */
+       SK_TOK_SPECIAL = 1, /* added token with special = true: dropped by skip_special_tokens */
+       SK_TOK_ADDED = 2,
+       SK_TOK_BYTE = 4, /* byte-fallback token <0xNN> */
+       SK_TOK_CONTROL =
+           8, /* spelling that user text must never turn into this token: special ones, and fim_ and the like */
+       SK_TOK_UNUSED = 16, /* an id below n_vocab without a word */
+       SK_TOK_MODEL = 32   /* in the model's own vocabulary: what merging can give */
 };
 
 int sk_vocab_open(const char *path, struct sk_vocab **ret, struct sk_err *err);

@@ -1,6 +1,7 @@
-/* The bytes of vocab.skv and the opened view of them. Written by engine/build/tok_write.c, read by comm/dir/vocab.c and by the
- * encoder in server/text, nobody else. Little-endian; a head, then sections at multiples of 8, in any order, each an array of one
- * of the structs below. Strings lie in the BLOB section. sk_vocab_open has checked every offset, id and count: readers need not. */
+/* The bytes of vocab.skv and the opened view of them. Written by engine/build/tok_write.c, read by comm/dir/vocab.c and
+ * by the encoder in server/text, nobody else. Little-endian; a head, then sections at multiples of 8, in any order,
+ * each an array of one of the structs below. Strings lie in the BLOB section. sk_vocab_open has checked every offset,
+ * id and count: readers need not. */
 #ifndef SK_VOCAB_FORMAT_H
 #define SK_VOCAB_FORMAT_H
 #include "comm/dir/vocab.h"
@@ -10,12 +11,12 @@
 #define SK_VOCAB_NO_WORD UINT32_MAX
 
 enum { /* caps that open enforces; the writer refuses what is beyond them */
-    SK_VOCAB_MAX_WORDS = 1 << 24,
-    SK_VOCAB_MAX_ADDED_BYTES = 1024,
-    SK_VOCAB_MAX_TOKEN_BYTES = 65535,
-    SK_VOCAB_MAX_OPS = 16,     /* of the normalizer, and of the pre-tokenizer */
-    SK_VOCAB_MAX_AFFIX = 8,    /* tokens that the post-processor adds in front, and behind */
-    SK_VOCAB_MAX_PATTERN = 1 << 16 /* bytes of a string of a program */
+       SK_VOCAB_MAX_WORDS = 1 << 24,
+       SK_VOCAB_MAX_ADDED_BYTES = 1024,
+       SK_VOCAB_MAX_TOKEN_BYTES = 65535,
+       SK_VOCAB_MAX_OPS = 16,         /* of the normalizer, and of the pre-tokenizer */
+       SK_VOCAB_MAX_AFFIX = 8,        /* tokens that the post-processor adds in front, and behind */
+       SK_VOCAB_MAX_PATTERN = 1 << 16 /* bytes of a string of a program */
 };
 
 enum sk_vocab_section {
@@ -33,11 +34,12 @@ enum sk_vocab_section {
 };
 
 enum { /* sk_vocab_head.flags */
-    SK_VOCAB_BYTE_LEVEL = 1,    /* words are spelled in the byte-level alphabet of GPT-2: a symbol is a byte, else a character */
-    SK_VOCAB_BYTE_FALLBACK = 2, /* a character without a word becomes its <0xNN> words */
-    SK_VOCAB_FUSE_UNK = 4,      /* neighbouring unknown characters give one unk */
-    SK_VOCAB_IGNORE_MERGES = 8, /* a pre-token that is a word is that word, whatever the merges say (Llama 3) */
-    SK_VOCAB_DROP_FIRST = 16    /* decode: the first token loses its leading spaces (the Metaspace decoder) */
+       SK_VOCAB_BYTE_LEVEL =
+           1, /* words are spelled in the byte-level alphabet of GPT-2: a symbol is a byte, else a character */
+       SK_VOCAB_BYTE_FALLBACK = 2, /* a character without a word becomes its <0xNN> words */
+       SK_VOCAB_FUSE_UNK = 4,      /* neighbouring unknown characters give one unk */
+       SK_VOCAB_IGNORE_MERGES = 8, /* a pre-token that is a word is that word, whatever the merges say (Llama 3) */
+       SK_VOCAB_DROP_FIRST = 16    /* decode: the first token loses its leading spaces (the Metaspace decoder) */
 };
 
 struct sk_vocab_head {
@@ -66,11 +68,11 @@ struct sk_vocab_merge {
     uint32_t id;
 };
 
-enum { /* sk_vocab_added.flags */
-    SK_VOCAB_LSTRIP = 1,      /* takes the white space before it */
-    SK_VOCAB_RSTRIP = 2,      /* and behind it */
-    SK_VOCAB_SINGLE_WORD = 4, /* only where it touches no word character */
-    SK_VOCAB_NORMALIZED = 8   /* sought in the normalized text, itself normalized */
+enum {                           /* sk_vocab_added.flags */
+       SK_VOCAB_LSTRIP = 1,      /* takes the white space before it */
+       SK_VOCAB_RSTRIP = 2,      /* and behind it */
+       SK_VOCAB_SINGLE_WORD = 4, /* only where it touches no word character */
+       SK_VOCAB_NORMALIZED = 8   /* sought in the normalized text, itself normalized */
 };
 
 struct sk_vocab_added {
@@ -97,19 +99,19 @@ enum sk_vocab_op_kind {
 };
 
 enum sk_vocab_behaviour { /* of SPLIT: what becomes of a match */
-    SK_VOCAB_ISOLATED,
-    SK_VOCAB_REMOVED,
-    SK_VOCAB_MERGED_WITH_PREVIOUS,
-    SK_VOCAB_MERGED_WITH_NEXT,
-    SK_VOCAB_CONTIGUOUS,
-    SK_VOCAB_N_BEHAVIOUR
+                          SK_VOCAB_ISOLATED,
+                          SK_VOCAB_REMOVED,
+                          SK_VOCAB_MERGED_WITH_PREVIOUS,
+                          SK_VOCAB_MERGED_WITH_NEXT,
+                          SK_VOCAB_CONTIGUOUS,
+                          SK_VOCAB_N_BEHAVIOUR
 };
 
 enum sk_vocab_scheme { /* of METASPACE: where a is put in front */
-    SK_VOCAB_PREPEND_NEVER,
-    SK_VOCAB_PREPEND_FIRST, /* at the start of the whole text only */
-    SK_VOCAB_PREPEND_ALWAYS,
-    SK_VOCAB_N_SCHEME
+                       SK_VOCAB_PREPEND_NEVER,
+                       SK_VOCAB_PREPEND_FIRST, /* at the start of the whole text only */
+                       SK_VOCAB_PREPEND_ALWAYS,
+                       SK_VOCAB_N_SCHEME
 };
 
 #define SK_VOCAB_ARG_MASK        0xFFu

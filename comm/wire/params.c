@@ -76,19 +76,21 @@ static bool lists_ok(const struct sk_params *p, const int32_t *list, uint32_t n_
 int sk_params_check(const struct sk_params *p, const int32_t *list, size_t n_list, uint32_t n_vocab)
 {
     /* Each count first: so their sum cannot overflow. */
-    if (p->n_stop_ids > SK_MAX_LIST || p->n_bias > SK_MAX_LIST || p->n_allowed > SK_MAX_LIST || p->n_bad_word > SK_MAX_LIST)
+    if (p->n_stop_ids > SK_MAX_LIST || p->n_bias > SK_MAX_LIST || p->n_allowed > SK_MAX_LIST ||
+        p->n_bad_word > SK_MAX_LIST)
         return -SK_EPROTO;
     if (n_list > SK_MAX_LIST || n_list != sk_params_list_len(p))
         return -SK_EPROTO;
     if ((p->flags & ~(uint32_t)(SK_PARAMS_IGNORE_EOS | SK_PARAMS_NO_CACHE)) || p->zero)
         return -SK_EPROTO;
 
-    bool in_range = within(p->temperature, 0, 1e6f) && within(p->top_p, 0, 1) && p->top_p > 0 && within(p->min_p, 0, 1) &&
-                    within(p->typical_p, 0, 1) && p->typical_p > 0 && within(p->eta_cutoff, 0, 1) &&
-                    within(p->epsilon_cutoff, 0, 1) && within(p->repetition_penalty, 1e-6f, 1e6f) &&
-                    within(p->presence_penalty, -1e6f, 1e6f) && within(p->frequency_penalty, -1e6f, 1e6f) && p->top_k >= 0 &&
-                    p->no_repeat_ngram >= 0 && p->no_repeat_ngram <= MAX_NGRAM && p->n_logprobs >= -1 &&
-                    p->n_logprobs <= MAX_TOP_LOGPROBS && p->n_prompt_logprobs >= -1 && p->n_prompt_logprobs <= MAX_TOP_LOGPROBS;
+    bool in_range = within(p->temperature, 0, 1e6f) && within(p->top_p, 0, 1) && p->top_p > 0 &&
+                    within(p->min_p, 0, 1) && within(p->typical_p, 0, 1) && p->typical_p > 0 &&
+                    within(p->eta_cutoff, 0, 1) && within(p->epsilon_cutoff, 0, 1) &&
+                    within(p->repetition_penalty, 1e-6f, 1e6f) && within(p->presence_penalty, -1e6f, 1e6f) &&
+                    within(p->frequency_penalty, -1e6f, 1e6f) && p->top_k >= 0 && p->no_repeat_ngram >= 0 &&
+                    p->no_repeat_ngram <= MAX_NGRAM && p->n_logprobs >= -1 && p->n_logprobs <= MAX_TOP_LOGPROBS &&
+                    p->n_prompt_logprobs >= -1 && p->n_prompt_logprobs <= MAX_TOP_LOGPROBS;
     if (!in_range)
         return -SK_ERANGE;
     return lists_ok(p, list, n_vocab) ? 0 : -SK_ERANGE;

@@ -4,8 +4,9 @@
 #include <stdbool.h>
 #include <string.h>
 
-_Static_assert(sizeof(struct sk_plan_head) == 32 && sizeof(struct sk_plan_open) == 136 && sizeof(struct sk_plan_run) == 24 &&
-                   sizeof(struct sk_plan_append) == 24 && sizeof(struct sk_plan_tok) == 24 && sizeof(struct sk_plan_drop) == 24 &&
+_Static_assert(sizeof(struct sk_plan_head) == 32 && sizeof(struct sk_plan_open) == 136 &&
+                   sizeof(struct sk_plan_run) == 24 && sizeof(struct sk_plan_append) == 24 &&
+                   sizeof(struct sk_plan_tok) == 24 && sizeof(struct sk_plan_drop) == 24 &&
                    sizeof(struct sk_plan_trim) == 16 && sizeof(struct sk_plan_close) == 16,
                "no padding: these are bytes on a wire, and every record is a multiple of 8");
 
@@ -103,9 +104,9 @@ int sk_plan_end(struct sk_buf *b, uint32_t n_row, uint32_t n_result)
 static size_t fixed_bytes(uint16_t kind)
 {
     static const uint8_t size[SK_PLAN_KIND_COUNT] = {
-        [SK_PLAN_OPEN] = sizeof(struct sk_plan_open), [SK_PLAN_APPEND] = sizeof(struct sk_plan_append),
-        [SK_PLAN_DROP] = sizeof(struct sk_plan_drop), [SK_PLAN_TOK] = sizeof(struct sk_plan_tok),
-        [SK_PLAN_RUN] = sizeof(struct sk_plan_run),   [SK_PLAN_TRIM] = sizeof(struct sk_plan_trim),
+        [SK_PLAN_OPEN] = sizeof(struct sk_plan_open),   [SK_PLAN_APPEND] = sizeof(struct sk_plan_append),
+        [SK_PLAN_DROP] = sizeof(struct sk_plan_drop),   [SK_PLAN_TOK] = sizeof(struct sk_plan_tok),
+        [SK_PLAN_RUN] = sizeof(struct sk_plan_run),     [SK_PLAN_TRIM] = sizeof(struct sk_plan_trim),
         [SK_PLAN_CLOSE] = sizeof(struct sk_plan_close),
     };
     return kind < SK_PLAN_KIND_COUNT ? size[kind] : 0;
@@ -132,7 +133,8 @@ static const char *check_open(const struct sk_plan_open *o, const struct sk_plan
         return "list does not fit the record";
     if (o->n_prompt < 1 || o->n_prompt > lim->max_len)
         return "prompt length out of range";
-    return sk_params_check(&o->params, (const int32_t *)(o + 1), o->n_list, lim->n_vocab) ? "parameters out of range" : NULL;
+    return sk_params_check(&o->params, (const int32_t *)(o + 1), o->n_list, lim->n_vocab) ? "parameters out of range"
+                                                                                          : NULL;
 }
 
 static const char *check_append(const struct sk_plan_append *a, const struct sk_plan_limits *lim)
@@ -210,7 +212,8 @@ static const char *check_head(const struct sk_plan_head *h, size_t n, const stru
     return NULL;
 }
 
-/* What frees comes before what takes, runs come last: a slot or block given back by one record may be given out by a later one. */
+/* What frees comes before what takes, runs come last: a slot or block given back by one record may be given out by a
+ * later one. */
 static bool in_order(uint16_t kind, bool seen_open, bool seen_run)
 {
     bool frees = kind == SK_PLAN_CLOSE || kind == SK_PLAN_TRIM || kind == SK_PLAN_DROP;
@@ -231,12 +234,13 @@ int sk_plan_check(const void *p, size_t n, const struct sk_plan_limits *lim, str
     bool seen_open = false, seen_run = false;
     for (uint32_t i = 0; i < head->n_rec; i++) {
         const struct sk_plan_rec *r = (const struct sk_plan_rec *)((const char *)p + at);
-        if (n - at < sizeof *r || fixed_bytes(r->kind) == 0 || r->zero || r->bytes < fixed_bytes(r->kind) || r->bytes > n - at ||
-            r->bytes % 8)
+        if (n - at < sizeof *r || fixed_bytes(r->kind) == 0 || r->zero || r->bytes < fixed_bytes(r->kind) ||
+            r->bytes > n - at || r->bytes % 8)
             return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": record %u is malformed", head->step, i);
         wrong = in_order(r->kind, seen_open, seen_run) ? check_rec(r, lim) : "out of order";
         if (wrong)
-            return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": record %u (kind %u): %s", head->step, i, r->kind, wrong);
+            return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": record %u (kind %u): %s", head->step, i, r->kind,
+                              wrong);
         seen_open |= r->kind == SK_PLAN_OPEN;
         if (r->kind == SK_PLAN_RUN) {
             seen_run = true;
@@ -245,10 +249,11 @@ int sk_plan_check(const void *p, size_t n, const struct sk_plan_limits *lim, str
         at += r->bytes;
     }
     if (at != n)
-        return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": %zu bytes after the last record", head->step, n - at);
+        return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": %zu bytes after the last record", head->step,
+                          n - at);
     if (n_row != head->n_row)
-        return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": %" PRIu64 " rows run, its head says %u", head->step, n_row,
-                          head->n_row);
+        return sk_err_set(err, SK_EPROTO, NULL, "plan %" PRIu64 ": %" PRIu64 " rows run, its head says %u", head->step,
+                          n_row, head->n_row);
     return 0;
 }
 
@@ -277,15 +282,20 @@ static void dump_words(struct sk_buf *b, const char *what, const void *word, uin
 static void dump_open(struct sk_buf *b, const struct sk_plan_open *o)
 {
     const struct sk_params *p = &o->params;
-    sk_buf_fmt(b, "open slot=%u seq=%" PRIu64 " n_prompt=%u choice=%u seed=%" PRIu64 " salt=%" PRIu64 " flags=%u max_tokens=%u"
-                  " min_tokens=%u logprobs=%d prompt_logprobs=%d",
-               o->slot, o->seq, o->n_prompt, o->choice, p->seed, p->salt, p->flags, p->max_tokens, p->min_tokens, p->n_logprobs,
-               p->n_prompt_logprobs);
-    sk_buf_fmt(b, " temperature=%g top_k=%d top_p=%g min_p=%g typical_p=%g eta=%g epsilon=%g repetition=%g presence=%g frequency=%g"
-                  " ngram=%d stop=%u bias=%u allowed=%u bad=%u",
-               (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p, (double)p->typical_p, (double)p->eta_cutoff,
-               (double)p->epsilon_cutoff, (double)p->repetition_penalty, (double)p->presence_penalty, (double)p->frequency_penalty,
-               p->no_repeat_ngram, p->n_stop_ids, p->n_bias, p->n_allowed, p->n_bad_word);
+    sk_buf_fmt(b,
+               "open slot=%u seq=%" PRIu64 " n_prompt=%u choice=%u seed=%" PRIu64 " salt=%" PRIu64
+               " flags=%u max_tokens=%u"
+               " min_tokens=%u logprobs=%d prompt_logprobs=%d",
+               o->slot, o->seq, o->n_prompt, o->choice, p->seed, p->salt, p->flags, p->max_tokens, p->min_tokens,
+               p->n_logprobs, p->n_prompt_logprobs);
+    sk_buf_fmt(b,
+               " temperature=%g top_k=%d top_p=%g min_p=%g typical_p=%g eta=%g epsilon=%g repetition=%g presence=%g "
+               "frequency=%g"
+               " ngram=%d stop=%u bias=%u allowed=%u bad=%u",
+               (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p, (double)p->typical_p,
+               (double)p->eta_cutoff, (double)p->epsilon_cutoff, (double)p->repetition_penalty,
+               (double)p->presence_penalty, (double)p->frequency_penalty, p->no_repeat_ngram, p->n_stop_ids, p->n_bias,
+               p->n_allowed, p->n_bad_word);
     if (o->n_list)
         dump_words(b, "list", o + 1, o->n_list);
 }
@@ -315,8 +325,10 @@ static void dump_rec(struct sk_buf *b, const struct sk_plan_rec *r)
         dump_words(b, "id", tok + 1, tok->n);
         break;
     case SK_PLAN_RUN:
-        sk_buf_fmt(b, "run slot=%u pos=%u n=%u%s%s%s", run->slot, run->pos, run->n, run->want & SK_RUN_SAMPLE ? " sample" : "",
-                   run->want & SK_RUN_PROMPT_LOGPROBS ? " prompt-logprobs" : "", run->want & SK_RUN_MIN_TOKENS ? " min-tokens" : "");
+        sk_buf_fmt(b, "run slot=%u pos=%u n=%u%s%s%s", run->slot, run->pos, run->n,
+                   run->want & SK_RUN_SAMPLE ? " sample" : "",
+                   run->want & SK_RUN_PROMPT_LOGPROBS ? " prompt-logprobs" : "",
+                   run->want & SK_RUN_MIN_TOKENS ? " min-tokens" : "");
         break;
     case SK_PLAN_TRIM:
         sk_buf_fmt(b, "trim slot=%u pos=%u", trim->slot, trim->pos);

@@ -11,7 +11,6 @@ static uint32_t blocks(uint32_t n_pos, uint32_t block_tok)
 /* Last block first: so that of a text whose blocks are evicted, the end goes before its beginning. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
 {
-    sk_seq_release(l->seqs, q, true);
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {
         for (uint32_t i = q->n_blk; i-- > q->first[g];)
             sk_kvpool_put(l->pool, g, q->blk[g][i]);
@@ -103,8 +102,6 @@ int sk_apply_plan(struct sk_loop *l)
     /* All hits are taken before any block is: what one sequence takes must not evict what another was promised. */
     for (uint32_t i = 0; i < todo->n_admit; i++)
         admit(l, &todo->admit[i]);
-    for (uint32_t i = 0; i < todo->n_hold; i++)
-        sk_seq_hold(l->seqs, todo->hold[i].seq, todo->hold[i].on, todo->hold[i].until);
     for (uint32_t i = 0; i < todo->n_admit; i++)
         put_open(l, todo->admit[i].seq);
     for (uint32_t i = 0; i < todo->n_run; i++) {

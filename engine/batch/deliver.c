@@ -97,7 +97,6 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
         ++*n_entry;
     }
     settle_blocks(l, q);
-    sk_seq_release(l->seqs, q, false);
     if (finish != SK_FINISH_NONE) {
         sk_apply_leave(l, q);
         sk_seq_end(l->seqs, q, finish, e.reason);

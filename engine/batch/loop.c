@@ -130,7 +130,7 @@ int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err)
     struct sk_sched_out *todo = &l->todo;
     sk_sched_next(&l->sched, l->seqs, l->pool, todo);
     /* A state that nothing can move would be stepped for ever. */
-    sk_assert(todo->n_row > 0 || todo->n_preempt > 0 || todo->n_hold > 0 || l->seqs->ended.n > 0 || !sk_loop_busy(l));
+    sk_assert(todo->n_row > 0 || todo->n_preempt > 0 || l->seqs->ended.n > 0 || !sk_loop_busy(l));
     for (uint32_t i = 0; i < todo->n_preempt; i++) {
         struct sk_seq *q = todo->preempt[i];
         sk_apply_leave(l, q);
@@ -161,7 +161,7 @@ void sk_loop_stats(const struct sk_loop *l, struct sk_wire_stats *ret)
     struct sk_wire_stats s = l->stats;
     s.steps = l->step;
     s.running = l->seqs->run.n;
-    s.waiting = l->seqs->wait.n + l->seqs->n_held;
+    s.waiting = l->seqs->wait.n;
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {
         s.blk_total += l->conf.kv.n_blk[g];
         s.blk_free += l->pool->groups[g].n_free;

@@ -70,7 +70,7 @@ int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err);
 
 /* ---- the parts of an iteration ---- */
 
-/* Gives up slot and blocks of a running sequence, and lets go those that wait for it: what it has computed stays in the prefix tree only. */
+/* Gives up slot and blocks of a running sequence: what it has computed stays in the prefix tree only. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q);
 /* Carries the decisions out and writes the plan of step l->step. */
 int sk_apply_plan(struct sk_loop *l);

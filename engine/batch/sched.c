@@ -31,10 +31,9 @@ int sk_sched_open(const struct sk_sched_conf *conf, struct sk_sched_out *ret)
     *ret = (struct sk_sched_out){.cap = conf->max_seqs};
     ret->preempt = sk_calloc(ret->cap, sizeof *ret->preempt);
     ret->admit = sk_calloc(ret->cap, sizeof *ret->admit);
-    ret->hold = sk_calloc(ret->cap, sizeof *ret->hold);
     ret->run = sk_calloc(ret->cap, sizeof *ret->run);
     ret->cand = sk_calloc(ret->cap, sizeof *ret->cand);
-    if (ret->preempt && ret->admit && ret->hold && ret->run && ret->cand)
+    if (ret->preempt && ret->admit && ret->run && ret->cand)
         return 0;
     sk_sched_close(ret);
     return -SK_ENOMEM;
@@ -44,7 +43,6 @@ void sk_sched_close(struct sk_sched_out *out)
 {
     sk_free(out->preempt);
     sk_free(out->admit);
-    sk_free(out->hold);
     sk_free(out->run);
     sk_free(out->cand);
     *out = (struct sk_sched_out){0};
@@ -227,39 +225,35 @@ static uint32_t common_prefix(const struct sk_seq *a, const struct sk_seq *b, ui
     return n;
 }
 
-/* Is a sequence at hand computing at least half of what q would have to? Then q waits for those blocks: choices of one job, the same prompt sent
- * twice, a long common beginning. */
-static bool find_hold(const struct sched *s, struct sk_seq *q, const struct sk_kv_hit *hit, struct sk_sched_hold *ret)
+/* Is a sequence at hand computing at least half of what q would have to? Then q had better wait for those blocks. */
+static bool is_coming(const struct sched *s, const struct sk_seq *q, const struct sk_kv_hit *hit)
 {
     uint32_t bt = s->pool->conf.block_tok, have = hit->n_blk * bt;
-    uint32_t best = have;
     for (uint32_t i = 0; i < s->n_cand; i++) {
         const struct sk_sched_cand *c = &s->out->cand[i];
         if (c->seq->n_prompt / bt * bt <= c->n_comp || c->seq->params.salt != q->params.salt)
             continue;
         uint32_t max = min_u32(min_u32(c->seq->n_prompt, q->n_prompt), q->n_tok - 1);
         uint32_t n = common_prefix(c->seq, q, max) / bt * bt;
-        if (n > c->n_comp && n > best && 2 * (n - have) >= q->n_tok - have) {
-            best = n;
-            *ret = (struct sk_sched_hold){.seq = q, .on = c->seq, .until = n};
-        }
+        if (n > c->n_comp && n > have && 2 * (n - have) >= q->n_tok - have)
+            return true;
     }
-    return best > have;
+    return false;
 }
 
 static void admit_waiting(struct sched *s, const struct sk_seqs *seqs)
 {
     struct sk_sched_out *out = s->out;
-    uint32_t word = 0;
+    uint32_t word = 0, n_passed = 0;
     for (struct sk_seq *q = seqs->wait.first; q; q = q->next) {
-        if (s->left == 0 || s->n_cand == out->cap || out->n_hold == out->cap)
+        if (s->left == 0 || s->n_cand == out->cap || n_passed == out->cap)
             return;
         struct sk_kv_hit hit = {.node = SK_KV_NONE};
         if (sk_seq_reads_cache(q)) {
             struct sk_kv_text text = sk_seq_text(q);
             hit = sk_kvpool_find(s->pool, &text, (q->n_tok - 1) / s->pool->conf.block_tok);
-            if (find_hold(s, q, &hit, &out->hold[out->n_hold])) {
-                out->n_hold++;
+            if (is_coming(s, q, &hit)) {
+                n_passed++;
                 continue;
             }
         }
@@ -292,7 +286,7 @@ static void put_runs(struct sched *s, bool prompt)
 void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool, struct sk_sched_out *ret)
 {
     struct sched s = {.conf = conf, .pool = pool, .out = ret, .left = conf->max_row};
-    ret->n_preempt = ret->n_admit = ret->n_hold = ret->n_run = ret->n_row = ret->n_result = 0;
+    ret->n_preempt = ret->n_admit = ret->n_run = ret->n_row = ret->n_result = 0;
     for (uint32_t g = 0; g < pool->conf.n_group; g++)
         s.avail[g] = sk_kvpool_avail(pool, g);
     for (struct sk_seq *q = seqs->run.first; q; q = q->next)

@@ -1,7 +1,8 @@
 /* The scheduler: state -> what the next step does. A pure function: it reads sequences and blocks and changes neither; the same state gives the
  * same decisions.
  *
- * Decode rows first, then the rest of the row budget to chunks, oldest sequence first, then admission of waiting ones in order. A sequence that
+ * Decode rows first, then the rest of the row budget to chunks, oldest sequence first, then admission of waiting ones in order; one whose prompt
+ * another is just computing (choices of a job, the same prompt sent twice) is passed over until it can share those blocks. A sequence that
  * lacks a block takes from the younger: the youngest running one is preempted (its blocks are given up, it is computed again later). The oldest is
  * never preempted and can always go on, so everything ends.
  *
@@ -29,18 +30,13 @@ struct sk_sched_admit {
     struct sk_seq *seq;
     struct sk_kv_hit hit;
 };
-struct sk_sched_hold {
-    struct sk_seq *seq, *on;
-    uint32_t until;
-};
 
 struct sk_sched_cand; /* scratch */
 struct sk_sched_out {
     struct sk_seq **preempt;
     struct sk_sched_admit *admit;
-    struct sk_sched_hold *hold;
     struct sk_sched_run *run; /* prompt class before decode class */
-    uint32_t n_preempt, n_admit, n_hold, n_run, n_row, n_result;
+    uint32_t n_preempt, n_admit, n_run, n_row, n_result;
     uint32_t cap; /* entries of each array */
     struct sk_sched_cand *cand;
 };

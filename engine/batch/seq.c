@@ -128,15 +128,13 @@ static void list_insert_sorted(struct sk_seq_list *l, struct sk_seq *q)
     list_insert_after(l, q, at);
 }
 
-static struct sk_seq_list *list_of(struct sk_seqs *s, struct sk_seq *q)
+static struct sk_seq_list *list_of(struct sk_seqs *s, enum sk_seq_state state)
 {
-    switch (q->state) {
+    switch (state) {
     case SK_SEQ_FREE:
         return &s->free;
     case SK_SEQ_WAIT:
         return &s->wait;
-    case SK_SEQ_HELD:
-        return &q->held_on->held;
     case SK_SEQ_RUN:
         return &s->run;
     default:
@@ -150,8 +148,7 @@ static bool legal(enum sk_seq_state from, enum sk_seq_state to)
 {
     static const uint8_t next[] = {
         [SK_SEQ_FREE] = 1 << SK_SEQ_WAIT | 1 << SK_SEQ_ENDED,
-        [SK_SEQ_WAIT] = 1 << SK_SEQ_HELD | 1 << SK_SEQ_RUN | 1 << SK_SEQ_ENDED,
-        [SK_SEQ_HELD] = 1 << SK_SEQ_WAIT | 1 << SK_SEQ_ENDED,
+        [SK_SEQ_WAIT] = 1 << SK_SEQ_RUN | 1 << SK_SEQ_ENDED,
         [SK_SEQ_RUN] = 1 << SK_SEQ_WAIT | 1 << SK_SEQ_ENDED,
         [SK_SEQ_ENDED] = 1 << SK_SEQ_FREE,
     };
@@ -161,11 +158,9 @@ static bool legal(enum sk_seq_state from, enum sk_seq_state to)
 void sk_seq_to(struct sk_seqs *s, struct sk_seq *q, enum sk_seq_state to)
 {
     sk_assert(legal(q->state, to));
-    list_remove(list_of(s, q), q);
-    s->n_held -= q->state == SK_SEQ_HELD;
+    list_remove(list_of(s, q->state), q);
     q->state = to;
-    s->n_held += to == SK_SEQ_HELD;
-    struct sk_seq_list *l = list_of(s, q);
+    struct sk_seq_list *l = list_of(s, to);
     if (to == SK_SEQ_WAIT || to == SK_SEQ_RUN)
         list_insert_sorted(l, q);
     else
@@ -185,27 +180,8 @@ struct sk_seq *sk_seq_new(struct sk_seqs *s, struct sk_seq_job *j, uint32_t choi
     return q;
 }
 
-void sk_seq_hold(struct sk_seqs *s, struct sk_seq *q, struct sk_seq *on, uint32_t until)
-{
-    sk_assert(on->state == SK_SEQ_RUN);
-    q->held_on = on;
-    q->held_until = until;
-    sk_seq_to(s, q, SK_SEQ_HELD);
-}
-
-void sk_seq_release(struct sk_seqs *s, struct sk_seq *q, bool all)
-{
-    struct sk_seq *next;
-    for (struct sk_seq *h = q->held.first; h; h = next) {
-        next = h->next;
-        if (all || h->held_until <= q->n_comp)
-            sk_seq_to(s, h, SK_SEQ_WAIT);
-    }
-}
-
 void sk_seq_end(struct sk_seqs *s, struct sk_seq *q, enum sk_finish finish, int32_t reason)
 {
-    sk_assert(q->held.n == 0);
     q->finish = finish;
     q->reason = reason;
     sk_seq_to(s, q, SK_SEQ_ENDED);

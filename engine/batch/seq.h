@@ -1,11 +1,10 @@
 /* Sequences and jobs of the leader: fixed pools, three ordered lists. Owner: leader control thread.
  *
- *            +--------- refused ----------+
- *   FREE --> WAIT --> RUN --> ENDED ------+--> FREE        ENDED: its last entry is still to be written
- *             ^ |      |        ^
- *             | +-> HELD -------+  cancelled in any state
- *             +--------+           HELD: waits for the prompt blocks of a running sequence
- *             preempted, or released from HELD */
+ *     +----------- refused ------------+
+ *     |                                v
+ *   FREE --> WAIT <-----> RUN -----> ENDED --> FREE
+ *              |  preempted            ^
+ *              +------ cancelled ------+          ENDED: its last entry is still to be written */
 #ifndef SK_SEQ_H
 #define SK_SEQ_H
 #include <stdbool.h>
@@ -14,7 +13,7 @@
 #include "comm/wire/wire.h"
 #include "engine/batch/kvpool.h"
 
-enum sk_seq_state { SK_SEQ_FREE, SK_SEQ_WAIT, SK_SEQ_HELD, SK_SEQ_RUN, SK_SEQ_ENDED };
+enum sk_seq_state { SK_SEQ_FREE, SK_SEQ_WAIT, SK_SEQ_RUN, SK_SEQ_ENDED };
 
 struct sk_seq_list {
     struct sk_seq *first, *last;
@@ -57,11 +56,6 @@ struct sk_seq {
     uint32_t n_entered;
     bool opened;                    /* what the ranks know of it */
     uint32_t n_tok_sent, n_blk_sent, drop_sent[SK_MAX_GROUPS];
-    struct sk_seq_list held;        /* those that wait for its prompt blocks */
-
-    /* HELD only */
-    struct sk_seq *held_on;
-    uint32_t held_until; /* n_comp of held_on that lets it go */
 
     /* ENDED only */
     enum sk_finish finish;
@@ -72,7 +66,7 @@ struct sk_seqs {
     struct sk_seq *seqs;
     struct sk_seq_job *jobs, *jobs_free;
     struct sk_seq_job **buckets;
-    uint32_t max_seq, n_bucket, n_held;
+    uint32_t max_seq, n_bucket;
     uint64_t last_id;
     struct sk_seq_list free, wait, run, ended; /* wait and run in the order of sk_seq_before */
 };
@@ -91,11 +85,8 @@ void sk_seq_job_settle(struct sk_seqs *s, struct sk_seq_job *j);
 
 /* A free sequence of this job, still FREE and without tokens; NULL when there is none. Then sk_seq_to moves it on. */
 struct sk_seq *sk_seq_new(struct sk_seqs *s, struct sk_seq_job *j, uint32_t choice);
-/* The one place where a state changes; keeps the lists. To HELD through sk_seq_hold, to ENDED through sk_seq_end. */
+/* The one place where a state changes; keeps the lists. To ENDED through sk_seq_end. */
 void sk_seq_to(struct sk_seqs *s, struct sk_seq *q, enum sk_seq_state to);
-void sk_seq_hold(struct sk_seqs *s, struct sk_seq *q, struct sk_seq *on, uint32_t until);
-/* Back to WAIT: those that q held until its n_comp (`all`: every one). */
-void sk_seq_release(struct sk_seqs *s, struct sk_seq *q, bool all);
 void sk_seq_end(struct sk_seqs *s, struct sk_seq *q, enum sk_finish finish, int32_t reason);
 void sk_seq_free(struct sk_seqs *s, struct sk_seq *q); /* ENDED -> FREE; settles its job */
 

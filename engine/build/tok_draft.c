@@ -13,7 +13,8 @@ static int no_memory(struct sk_err *err)
 
 void sk_tok_draft_init(struct sk_tok_draft *d, uint32_t n_vocab)
 {
-    *d = (struct sk_tok_draft){.n_vocab = n_vocab < SK_VOCAB_MAX_WORDS ? n_vocab : SK_VOCAB_MAX_WORDS, .unk = SK_VOCAB_NO_WORD};
+    *d = (struct sk_tok_draft){.n_vocab = n_vocab < SK_VOCAB_MAX_WORDS ? n_vocab : SK_VOCAB_MAX_WORDS,
+                               .unk = SK_VOCAB_NO_WORD};
     sk_buf_init(&d->blob, MAX_BLOB);
     sk_buf_init(&d->scratch, 2 * SK_VOCAB_MAX_TOKEN_BYTES);
     sk_buf_reserve(&d->blob, 1); /* so that an empty word has an address; a failure shows at the first text */
@@ -56,7 +57,8 @@ static int grow_words(struct sk_tok_draft *d, uint32_t n, struct sk_err *err)
 int sk_tok_draft_word(struct sk_tok_draft *d, uint32_t id, const char *s, size_t n, unsigned flags, struct sk_err *err)
 {
     if (id >= d->n_vocab)
-        return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: id %u of \"%.*s\" is not below the model's vocabulary of %u", id,
+        return sk_err_set(err, SK_EFORMAT, NULL,
+                          "tokenizer: id %u of \"%.*s\" is not below the model's vocabulary of %u", id,
                           n > 60 ? 60 : (int)n, s, d->n_vocab);
     if (n > SK_VOCAB_MAX_TOKEN_BYTES)
         return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: the word of id %u has %zu bytes; at most %d", id, n,
@@ -139,7 +141,8 @@ void sk_tok_draft_merge(struct sk_tok_draft *d, struct sk_vocab_merge m)
     *slot = m;
 }
 
-int sk_tok_draft_pair(struct sk_tok_draft *d, uint32_t rank, struct sk_tok_text a, struct sk_tok_text b, struct sk_err *err)
+int sk_tok_draft_pair(struct sk_tok_draft *d, uint32_t rank, struct sk_tok_text a, struct sk_tok_text b,
+                      struct sk_err *err)
 {
     sk_buf_clear(&d->scratch);
     sk_buf_add(&d->scratch, a.s, a.n);
@@ -148,24 +151,28 @@ int sk_tok_draft_pair(struct sk_tok_draft *d, uint32_t rank, struct sk_tok_text 
     if (left >= 0 && right >= 0 && !d->scratch.failed)
         id = sk_tok_draft_find(d, d->scratch.p, d->scratch.n);
     if (id < 0)
-        return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: merge %u is malformed or names no words of the vocabulary", rank);
+        return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: merge %u is malformed or names no words of the vocabulary",
+                          rank);
     sk_tok_draft_merge(d, (struct sk_vocab_merge){(uint32_t)left, (uint32_t)right, rank, (uint32_t)id});
     return 0;
 }
 
-/* What user text must never become: special tokens, and spellings of their kind that the tokenizer does not call special
- * (Qwen's <|fim_prefix|>, <|repo_name|>). Markers like <tool_call> or <think> are for the model's own answers and stay out. */
+/* What user text must never become: special tokens, and spellings of their kind that the tokenizer does not call
+ * special (Qwen's <|fim_prefix|>, <|repo_name|>). Markers like <tool_call> or <think> are for the model's own answers
+ * and stay out. */
 static bool is_control(const char *s, size_t n, bool special)
 {
     return special || (n > 4 && memcmp(s, "<|", 2) == 0 && memcmp(s + n - 2, "|>", 2) == 0);
 }
 
-int sk_tok_draft_added(struct sk_tok_draft *d, const struct sk_vocab_added *a, const char *s, size_t n, bool special, struct sk_err *err)
+int sk_tok_draft_added(struct sk_tok_draft *d, const struct sk_vocab_added *a, const char *s, size_t n, bool special,
+                       struct sk_err *err)
 {
     if (n == 0)
         return 0; /* could match nothing */
     if (n > SK_VOCAB_MAX_ADDED_BYTES)
-        return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: an added token of %zu bytes; at most %d", n, SK_VOCAB_MAX_ADDED_BYTES);
+        return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: an added token of %zu bytes; at most %d", n,
+                          SK_VOCAB_MAX_ADDED_BYTES);
     int known = sk_tok_draft_find(d, s, n);
     uint32_t id = known >= 0 ? (uint32_t)known : a->id;
     if (id >= d->n_vocab)
@@ -222,21 +229,24 @@ static int check_regex(const char *s, struct sk_err *err)
             what = "an intersection of classes";
         }
     }
-    return what ? sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: %s in the regex \"%.120s\" is not supported", what, s) : 0;
+    return what ? sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: %s in the regex \"%.120s\" is not supported", what, s)
+                : 0;
 }
 
-static int add_op(struct sk_tok_draft *d, struct sk_vocab_op *ops, uint32_t *n, struct sk_vocab_op op, const char *const text[2],
-                  struct sk_err *err)
+static int add_op(struct sk_tok_draft *d, struct sk_vocab_op *ops, uint32_t *n, struct sk_vocab_op op,
+                  const char *const text[2], struct sk_err *err)
 {
     if (*n == SK_VOCAB_MAX_OPS)
-        return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: more than %d steps in the normalizer or pre_tokenizer", SK_VOCAB_MAX_OPS);
+        return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: more than %d steps in the normalizer or pre_tokenizer",
+                          SK_VOCAB_MAX_OPS);
     struct sk_vocab_str *to[2] = {&op.a, &op.b};
     bool is_regex = (op.kind == SK_VOCAB_SPLIT || op.kind == SK_VOCAB_REPLACE) && !(op.arg & SK_VOCAB_LITERAL);
     int rc = is_regex ? check_regex(text[0], err) : 0;
     for (int i = 0; rc == 0 && i < 2; i++) {
         size_t len = text[i] ? strlen(text[i]) : 0;
         if (len > SK_VOCAB_MAX_PATTERN || (text[0] && !*text[0]))
-            return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: an empty pattern, or one of more than %d bytes", SK_VOCAB_MAX_PATTERN);
+            return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: an empty pattern, or one of more than %d bytes",
+                              SK_VOCAB_MAX_PATTERN);
         rc = sk_tok_draft_str(d, text[i] ? text[i] : "", len, to[i], err);
     }
     if (rc == 0)
@@ -244,17 +254,21 @@ static int add_op(struct sk_tok_draft *d, struct sk_vocab_op *ops, uint32_t *n, 
     return rc;
 }
 
-int sk_tok_draft_norm(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a, const char *b, struct sk_err *err)
+int sk_tok_draft_norm(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a, const char *b,
+                      struct sk_err *err)
 {
     return add_op(d, d->norm, &d->n_norm, (struct sk_vocab_op){.kind = kind, .arg = arg}, (const char *[2]){a, b}, err);
 }
 
-int sk_tok_draft_pretok(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a, struct sk_err *err)
+int sk_tok_draft_pretok(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a,
+                        struct sk_err *err)
 {
-    return add_op(d, d->pretok, &d->n_pretok, (struct sk_vocab_op){.kind = kind, .arg = arg}, (const char *[2]){a, NULL}, err);
+    return add_op(d, d->pretok, &d->n_pretok, (struct sk_vocab_op){.kind = kind, .arg = arg},
+                  (const char *[2]){a, NULL}, err);
 }
 
-int sk_tok_draft_step(struct sk_tok_draft *d, enum sk_tok_step_kind kind, const char *a, const char *b, struct sk_err *err)
+int sk_tok_draft_step(struct sk_tok_draft *d, enum sk_tok_step_kind kind, const char *a, const char *b,
+                      struct sk_err *err)
 {
     if (d->n_step == SK_TOK_MAX_STEPS)
         return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer: more than %d steps in the decoder", SK_TOK_MAX_STEPS);

@@ -13,7 +13,7 @@ enum { SK_TOK_MAX_STEPS = 8 };
 /* One step of the decoder, applied to each word by itself when the draft is written. */
 struct sk_tok_step {
     enum sk_tok_step_kind {
-        SK_TOK_STEP_BYTE_LEVEL,    /* the byte-level alphabet undone; a word with another character in it stays as it is */
+        SK_TOK_STEP_BYTE_LEVEL, /* the byte-level alphabet undone; a word with another character in it stays as it is */
         SK_TOK_STEP_BYTE_FALLBACK, /* <0xNN> becomes a byte */
         SK_TOK_STEP_REPLACE,       /* a by b */
         SK_TOK_STEP_STRIP          /* at most `start` spaces in front, `stop` behind */
@@ -63,16 +63,21 @@ int sk_tok_draft_merges(struct sk_tok_draft *d, size_t n, struct sk_err *err);
 /* The same pair again replaces the first. */
 void sk_tok_draft_merge(struct sk_tok_draft *d, struct sk_vocab_merge m);
 /* The merge of two words as written; they and what they make must be words. */
-int sk_tok_draft_pair(struct sk_tok_draft *d, uint32_t rank, struct sk_tok_text a, struct sk_tok_text b, struct sk_err *err);
-/* An added token: a word of the model, or a new one. `flags` are SK_VOCAB_LSTRIP and so on. An id past the model's is left out:
- * the model could not read it. */
-int sk_tok_draft_added(struct sk_tok_draft *d, const struct sk_vocab_added *a, const char *s, size_t n, bool special, struct sk_err *err);
+int sk_tok_draft_pair(struct sk_tok_draft *d, uint32_t rank, struct sk_tok_text a, struct sk_tok_text b,
+                      struct sk_err *err);
+/* An added token: a word of the model, or a new one. `flags` are SK_VOCAB_LSTRIP and so on. An id past the model's is
+ * left out: the model could not read it. */
+int sk_tok_draft_added(struct sk_tok_draft *d, const struct sk_vocab_added *a, const char *s, size_t n, bool special,
+                       struct sk_err *err);
 
 /* Appends to a program. `a` and `b` may be NULL. */
-int sk_tok_draft_norm(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a, const char *b, struct sk_err *err);
+int sk_tok_draft_norm(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a, const char *b,
+                      struct sk_err *err);
 /* A regex is checked for what PCRE2 would read otherwise than Oniguruma. */
-int sk_tok_draft_pretok(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a, struct sk_err *err);
-int sk_tok_draft_step(struct sk_tok_draft *d, enum sk_tok_step_kind kind, const char *a, const char *b, struct sk_err *err);
+int sk_tok_draft_pretok(struct sk_tok_draft *d, enum sk_vocab_op_kind kind, uint32_t arg, const char *a,
+                        struct sk_err *err);
+int sk_tok_draft_step(struct sk_tok_draft *d, enum sk_tok_step_kind kind, const char *a, const char *b,
+                      struct sk_err *err);
 
 /* Decodes the words and writes the file (tok_write.c). -SK_EIO, too. */
 int sk_tok_draft_write(struct sk_tok_draft *d, const char *path, struct sk_err *err);

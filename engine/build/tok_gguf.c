@@ -10,16 +10,16 @@
 #include "engine/build/tok_draft.h"
 
 #define MAX_TEMPLATE    ((size_t)4 << 20)
-#define MAX_SCORED_WORD 256 /* bytes of a word that merges can make, where they come from scores */
+#define MAX_SCORED_WORD 256            /* bytes of a word that merges can make, where they come from scores */
 #define META            "\xE2\x96\x81" /* U+2581, SentencePiece's space */
 
 enum { /* tokenizer.ggml.token_type (ggml docs/gguf.md) */
-    TYPE_NORMAL = 1,
-    TYPE_UNKNOWN = 2,
-    TYPE_CONTROL = 3,
-    TYPE_USER = 4,
-    TYPE_UNUSED = 5,
-    TYPE_BYTE = 6
+       TYPE_NORMAL = 1,
+       TYPE_UNKNOWN = 2,
+       TYPE_CONTROL = 3,
+       TYPE_USER = 4,
+       TYPE_UNUSED = 5,
+       TYPE_BYTE = 6
 };
 
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -27,21 +27,23 @@ enum { /* tokenizer.ggml.token_type (ggml docs/gguf.md) */
 #define UPPER       "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER       "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 
-/* tokenizer.ggml.pre says how text is split before merging. Which name means which split: llama.cpp, src/llama-vocab.cpp; the
- * regexes are those of the models' own tokenizer.json. */
+/* tokenizer.ggml.pre says how text is split before merging. Which name means which split: llama.cpp,
+ * src/llama-vocab.cpp; the regexes are those of the models' own tokenizer.json. */
 static const struct split {
     const char *names; /* each between spaces */
     const char *regex; /* behind Digits, if that is set; all Isolated */
     bool digits, nfc, ignore_merges, add_bos;
 } splits[] = {
-    {" default gpt-2 mpt olmo phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat jais roberta-bpe ", SK_TOK_GPT2_SPLIT, .digits = false},
+    {" default gpt-2 mpt olmo phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat jais roberta-bpe ",
+     SK_TOK_GPT2_SPLIT, .digits = false},
     {" smollm starcoder refact command-r codeshell exaone minerva-7b ", SK_TOK_GPT2_SPLIT, .digits = true},
     {" qwen2 deepseek-r1-qwen stablelm2 megrez ",
      CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL, .nfc = true},
     {" llama3 llama-v3 llama-bpe falcon3 ",
-     CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL, .ignore_merges = true,
-     .add_bos = true},
-    {" dbrx smaug-bpe ", CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL, .digits = false},
+     CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL,
+     .ignore_merges = true, .add_bos = true},
+    {" dbrx smaug-bpe ", CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL,
+     .digits = false},
     {" tekken ",
      "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER
      "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" TAIL,
@@ -142,7 +144,8 @@ static bool can_merge(const struct source *s, int id)
     return id >= 0 && (type_of(s, (uint64_t)id) == TYPE_NORMAL || type_of(s, (uint64_t)id) == TYPE_USER);
 }
 
-/* The pairs of words that make word `id`; put in as merges where `rank` is not SK_VOCAB_NO_WORD. Returns their count. */
+/* The pairs of words that make word `id`; put in as merges where `rank` is not SK_VOCAB_NO_WORD. Returns their count.
+ */
 static size_t pairs_of(const struct source *s, uint32_t id, uint32_t rank)
 {
     const char *word;
@@ -162,8 +165,9 @@ static size_t pairs_of(const struct source *s, uint32_t id, uint32_t rank)
     return count;
 }
 
-/* SentencePiece has no merges: of all pairs side by side it joins those whose word has the highest score. So each pair that makes
- * a word is a merge, and equal scores are one rank (Kudo and Richardson, SentencePiece, EMNLP 2018; its bpe_model.cc). */
+/* SentencePiece has no merges: of all pairs side by side it joins those whose word has the highest score. So each pair
+ * that makes a word is a merge, and equal scores are one rank (Kudo and Richardson, SentencePiece, EMNLP 2018; its
+ * bpe_model.cc). */
 static int merges_from_scores(struct source *s)
 {
     struct sk_gguf_array list = {0};
@@ -234,7 +238,8 @@ static int bpe_program(struct source *s)
         return rc;
     const struct split *split = find_split(pre, n);
     if (!split)
-        return sk_err_set(s->err, SK_EUNSUP, NULL, "GGUF: tokenizer.ggml.pre \"%.*s\" is not supported", n > 60 ? 60 : (int)n, pre);
+        return sk_err_set(s->err, SK_EUNSUP, NULL, "GGUF: tokenizer.ggml.pre \"%.*s\" is not supported",
+                          n > 60 ? 60 : (int)n, pre);
     struct sk_tok_draft *d = s->d;
     d->flags |= SK_VOCAB_BYTE_LEVEL | (split->ignore_merges ? SK_VOCAB_IGNORE_MERGES : 0);
     s->add_bos = split->add_bos;
@@ -257,7 +262,8 @@ static int read_model(struct source *s)
     bool bpe = n == 4 && !memcmp(model, "gpt2", 4);
     s->scored = n == 5 && !memcmp(model, "llama", 5);
     if (!bpe && !s->scored)
-        return sk_err_set(s->err, SK_EUNSUP, NULL, "GGUF: tokenizer.ggml.model \"%.*s\" is not supported; gpt2 and llama are",
+        return sk_err_set(s->err, SK_EUNSUP, NULL,
+                          "GGUF: tokenizer.ggml.model \"%.*s\" is not supported; gpt2 and llama are",
                           n > 60 ? 60 : (int)n, model);
     s->add_bos = s->scored;
     s->add_space = s->scored;
@@ -314,12 +320,14 @@ static int read_template(const struct source *s, const char *key, char **ret)
     if (rc || !p)
         return rc;
     if (n > MAX_TEMPLATE || memchr(p, 0, n) || !sk_utf8_valid(p, n))
-        return sk_err_set(s->err, SK_EFORMAT, NULL, "GGUF: %s is not UTF-8 text of at most %zu bytes", key, MAX_TEMPLATE);
+        return sk_err_set(s->err, SK_EFORMAT, NULL, "GGUF: %s is not UTF-8 text of at most %zu bytes", key,
+                          MAX_TEMPLATE);
     *ret = sk_strndup(p, n);
     return *ret ? 0 : sk_err_set(s->err, SK_ENOMEM, NULL, "out of memory");
 }
 
-int sk_tok_from_gguf(const struct sk_gguf *g, uint32_t n_vocab, const char *out_path, struct sk_tok_info *ret, struct sk_err *err)
+int sk_tok_from_gguf(const struct sk_gguf *g, uint32_t n_vocab, const char *out_path, struct sk_tok_info *ret,
+                     struct sk_err *err)
 {
     struct sk_tok_draft d;
     struct source s = {.g = g, .d = &d, .err = err};

@@ -19,7 +19,8 @@ static int check_model(const struct cJSON *m, struct sk_err *err)
     if (sk_json_type(m) != SK_JSON_OBJECT)
         return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer.json: no model");
     if ((type && strcmp(type, "BPE") != 0) || !sk_json_get(m, "merges"))
-        return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer.json: model type %s is not supported; BPE is", type ? type : "without merges");
+        return sk_err_set(err, SK_EUNSUP, NULL, "tokenizer.json: model type %s is not supported; BPE is",
+                          type ? type : "without merges");
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (int i = 0; i < 2; i++) {
         const char *s = sk_json_str(sk_json_get(m, affixes[i]));
@@ -136,7 +137,8 @@ static bool file_in(const char *dir, const char *name, char path[1200])
 }
 
 /* A token's spelling: "s" or {"content": "s"}. Those that do not fit are as good as none. */
-static void named_token(const struct sk_tok_draft *d, const struct cJSON *conf, const char *key, char name[128], int32_t *id)
+static void named_token(const struct sk_tok_draft *d, const struct cJSON *conf, const char *key, char name[128],
+                        int32_t *id)
 {
     const struct cJSON *v = sk_json_get(conf, key);
     const char *s = sk_json_type(v) == SK_JSON_OBJECT ? sk_json_str(sk_json_get(v, "content")) : sk_json_str(v);
@@ -213,7 +215,8 @@ int sk_tok_from_hf(const char *dir, uint32_t n_vocab, const char *out_path, stru
     sk_tok_draft_init(&d, n_vocab);
     int rc;
     if (!file_in(dir, "tokenizer.json", path)) {
-        rc = sk_err_set(err, SK_ENOENT, NULL, "%.300s has no tokenizer.json (tokenizer.model alone is not supported)", dir);
+        rc = sk_err_set(err, SK_ENOENT, NULL, "%.300s has no tokenizer.json (tokenizer.model alone is not supported)",
+                        dir);
         goto out;
     }
     rc = sk_json_load(path, MAX_TOKENIZER, &root, err);

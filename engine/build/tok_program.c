@@ -65,14 +65,19 @@ static int normalizer(struct context *c, const struct cJSON *v, const char *type
     static const struct {
         const char *type;
         enum sk_vocab_op_kind kind;
-    } plain[] = {{"NFC", SK_VOCAB_NFC},   {"NFD", SK_VOCAB_NFD},           {"NFKC", SK_VOCAB_NFKC},
-                 {"NFKD", SK_VOCAB_NFKD}, {"Lowercase", SK_VOCAB_LOWERCASE}, {"StripAccents", SK_VOCAB_STRIP_ACCENTS}};
+    } plain[] = {{"NFC", SK_VOCAB_NFC},
+                 {"NFD", SK_VOCAB_NFD},
+                 {"NFKC", SK_VOCAB_NFKC},
+                 {"NFKD", SK_VOCAB_NFKD},
+                 {"Lowercase", SK_VOCAB_LOWERCASE},
+                 {"StripAccents", SK_VOCAB_STRIP_ACCENTS}};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
         if (!strcmp(type, plain[i].type))
             return sk_tok_draft_norm(c->d, plain[i].kind, 0, NULL, NULL, c->err);
     uint32_t literal;
     if (!strcmp(type, "Strip"))
-        return sk_tok_draft_norm(c->d, SK_VOCAB_STRIP, flag(v, "strip_left", true) | flag(v, "strip_right", true) << 1, NULL, NULL, c->err);
+        return sk_tok_draft_norm(c->d, SK_VOCAB_STRIP, flag(v, "strip_left", true) | flag(v, "strip_right", true) << 1,
+                                 NULL, NULL, c->err);
     if (!strcmp(type, "Prepend"))
         return sk_tok_draft_norm(c->d, SK_VOCAB_PREPEND, 0, text(v, "prepend"), NULL, c->err);
     if (!strcmp(type, "Replace")) {
@@ -84,8 +89,8 @@ static int normalizer(struct context *c, const struct cJSON *v, const char *type
 
 static int behaviour(struct context *c, const char *name, uint32_t *ret)
 {
-    static const char *const names[SK_VOCAB_N_BEHAVIOUR] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
-                                                            "Contiguous"};
+    static const char *const names[SK_VOCAB_N_BEHAVIOUR] = {"Isolated", "Removed", "MergedWithPrevious",
+                                                            "MergedWithNext", "Contiguous"};
     for (uint32_t i = 0; i < SK_VOCAB_N_BEHAVIOUR; i++)
         if (!strcmp(name, names[i])) {
             *ret = i;
@@ -100,7 +105,8 @@ static int split(struct context *c, const struct cJSON *v)
     const char *s = pattern(v, &literal);
     int rc = behaviour(c, text(v, "behavior"), &how);
     if (rc == 0)
-        rc = sk_tok_draft_pretok(c->d, SK_VOCAB_SPLIT, how | literal | (flag(v, "invert", false) ? SK_VOCAB_INVERT : 0), s, c->err);
+        rc = sk_tok_draft_pretok(c->d, SK_VOCAB_SPLIT, how | literal | (flag(v, "invert", false) ? SK_VOCAB_INVERT : 0),
+                                 s, c->err);
     return rc;
 }
 
@@ -133,13 +139,16 @@ static int pre_tokenizer(struct context *c, const struct cJSON *v, const char *t
     if (!strcmp(type, "Split"))
         return split(c, v);
     if (!strcmp(type, "Digits"))
-        return sk_tok_draft_pretok(d, SK_VOCAB_DIGITS, flag(v, "individual_digits", false) ? SK_VOCAB_ISOLATED : SK_VOCAB_CONTIGUOUS,
-                                   NULL, c->err);
+        return sk_tok_draft_pretok(d, SK_VOCAB_DIGITS,
+                                   flag(v, "individual_digits", false) ? SK_VOCAB_ISOLATED : SK_VOCAB_CONTIGUOUS, NULL,
+                                   c->err);
     if (!strcmp(type, "Metaspace"))
-        return sk_tok_draft_pretok(d, SK_VOCAB_METASPACE, scheme_of(v) | (flag(v, "split", true) ? SK_VOCAB_METASPACE_SPLIT : 0),
+        return sk_tok_draft_pretok(d, SK_VOCAB_METASPACE,
+                                   scheme_of(v) | (flag(v, "split", true) ? SK_VOCAB_METASPACE_SPLIT : 0),
                                    text(v, "replacement"), c->err);
     if (!strcmp(type, "Whitespace"))
-        return sk_tok_draft_pretok(d, SK_VOCAB_SPLIT, SK_VOCAB_REMOVED | SK_VOCAB_INVERT, "[\\w\\p{M}\\p{Pc}]+|[^\\w\\p{M}\\p{Pc}\\s]+", c->err);
+        return sk_tok_draft_pretok(d, SK_VOCAB_SPLIT, SK_VOCAB_REMOVED | SK_VOCAB_INVERT,
+                                   "[\\w\\p{M}\\p{Pc}]+|[^\\w\\p{M}\\p{Pc}\\s]+", c->err);
     if (!strcmp(type, "WhitespaceSplit"))
         return sk_tok_draft_pretok(d, SK_VOCAB_SPLIT, SK_VOCAB_REMOVED, "\\s", c->err);
     if (!strcmp(type, "Punctuation")) {
@@ -209,7 +218,8 @@ static int affix(struct context *c, bool behind, const char *word, int64_t id)
     struct sk_tok_draft *d = c->d;
     uint32_t *ids = behind ? d->suffix : d->prefix, *n = behind ? &d->n_suffix : &d->n_prefix;
     if (id < 0 || id >= d->n_word)
-        return sk_err_set(c->err, SK_EFORMAT, NULL, "tokenizer.json: post_processor names \"%s\", which is no token", word);
+        return sk_err_set(c->err, SK_EFORMAT, NULL, "tokenizer.json: post_processor names \"%s\", which is no token",
+                          word);
     if (*n == SK_VOCAB_MAX_AFFIX)
         return unsupported(c, "post_processor", "with that many tokens");
     ids[(*n)++] = (uint32_t)id;
@@ -245,7 +255,8 @@ static int post_processor(struct context *c, const struct cJSON *v, const char *
     if (!strcmp(type, "TemplateProcessing"))
         return template(c, v);
     if (!strcmp(type, "RobertaProcessing") || !strcmp(type, "BertProcessing")) {
-        const char *cls = sk_json_str(sk_json_first(sk_json_get(v, "cls"))), *sep = sk_json_str(sk_json_first(sk_json_get(v, "sep")));
+        const char *cls = sk_json_str(sk_json_first(sk_json_get(v, "cls"))),
+                   *sep = sk_json_str(sk_json_first(sk_json_get(v, "sep")));
         int rc = affix(c, false, cls ? cls : "cls", cls ? sk_tok_draft_find(c->d, cls, strlen(cls)) : -1);
         return rc ? rc : affix(c, true, sep ? sep : "sep", sep ? sk_tok_draft_find(c->d, sep, strlen(sep)) : -1);
     }

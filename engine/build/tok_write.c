@@ -8,8 +8,8 @@
 #include "comm/base/mem.h"
 #include "comm/base/utf8.h"
 
-/* The byte that a character of GPT-2's byte-level alphabet spells, -1 = not of it. Printable Latin-1 bytes spell themselves; the
- * other 68 are U+0100 on, in order. */
+/* The byte that a character of GPT-2's byte-level alphabet spells, -1 = not of it. Printable Latin-1 bytes spell
+ * themselves; the other 68 are U+0100 on, in order. */
 static int byte_of(uint32_t cp)
 {
     static const struct {
@@ -90,7 +90,8 @@ static void strip(struct sk_buf *b, const struct sk_tok_step *s)
         b->n--;
 }
 
-static int decode_word(struct sk_tok_draft *d, struct sk_vocab_word *w, struct sk_buf *b, struct sk_buf *tmp, struct sk_err *err)
+static int decode_word(struct sk_tok_draft *d, struct sk_vocab_word *w, struct sk_buf *b, struct sk_buf *tmp,
+                       struct sk_err *err)
 {
     sk_buf_clear(b);
     sk_buf_add(b, d->blob.p + w->word.offset, w->word.n);
@@ -108,7 +109,8 @@ static int decode_word(struct sk_tok_draft *d, struct sk_vocab_word *w, struct s
         }
     }
     if (b->failed || b->n > SK_VOCAB_MAX_TOKEN_BYTES)
-        return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: a token decodes to more than %d bytes", SK_VOCAB_MAX_TOKEN_BYTES);
+        return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: a token decodes to more than %d bytes",
+                          SK_VOCAB_MAX_TOKEN_BYTES);
     w->bytes = w->word;
     if (b->n == w->word.n && (b->n == 0 || memcmp(b->p, d->blob.p + w->word.offset, b->n) == 0))
         return 0;
@@ -155,7 +157,8 @@ static size_t round8(size_t n)
     return (n + 7) / 8 * 8;
 }
 
-static int write_file(const struct sk_tok_draft *d, const uint32_t *controls, uint32_t n_control, const char *path, struct sk_err *err)
+static int write_file(const struct sk_tok_draft *d, const uint32_t *controls, uint32_t n_control, const char *path,
+                      struct sk_err *err)
 {
     const struct {
         const void *p;
@@ -172,8 +175,11 @@ static int write_file(const struct sk_tok_draft *d, const uint32_t *controls, ui
         [SK_VOCAB_SUFFIX] = {d->suffix, d->n_suffix, sizeof *d->suffix},
         [SK_VOCAB_BLOB] = {d->blob.p, d->blob.n, 1},
     };
-    struct sk_vocab_head head = {
-        .magic = SK_VOCAB_MAGIC, .format = SK_VOCAB_FORMAT, .flags = d->flags, .unk = d->unk, .strip_start = d->strip_start};
+    struct sk_vocab_head head = {.magic = SK_VOCAB_MAGIC,
+                                 .format = SK_VOCAB_FORMAT,
+                                 .flags = d->flags,
+                                 .unk = d->unk,
+                                 .strip_start = d->strip_start};
     size_t n = sizeof head;
     for (int i = 0; i < SK_VOCAB_N_SECTION; i++) {
         n = round8(n);

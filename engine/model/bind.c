@@ -38,15 +38,16 @@ static int no_room(const struct sk_dir_entry *e, struct sk_err *err)
                       (unsigned long long)e->bytes);
 }
 
-static int find_vector(const struct sk_bind *b, const char *name, uint32_t n, const struct sk_dir_entry **ret, struct sk_err *err)
+static int find_vector(const struct sk_bind *b, const char *name, uint32_t n, const struct sk_dir_entry **ret,
+                       struct sk_err *err)
 {
     const struct sk_dir_entry *e = sk_weights_find(b->w, name);
     if (!e)
         return sk_err_set(err, SK_EFORMAT, name, "tensor %s is missing", name);
     if (e->dtype != SK_F32 || e->pack != SK_PACK_PLAIN || e->n_out != n || e->n_in != 1 ||
         e->bytes != SK_ALIGN16(n) * sizeof(float))
-        return sk_err_set(err, SK_EFORMAT, name, "tensor %s: %u values of type %s where the model has %u of f32", name, e->n_out,
-                          sk_dtype_name(e->dtype), n);
+        return sk_err_set(err, SK_EFORMAT, name, "tensor %s: %u values of type %s where the model has %u of f32", name,
+                          e->n_out, sk_dtype_name(e->dtype), n);
     *ret = e;
     return 0;
 }
@@ -84,27 +85,31 @@ static int find_matrix(const struct sk_bind *b, const struct sk_bind_want *want,
     if (!e)
         return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s is missing", want->name);
     if (e->n_out != want->n_out || e->n_in != want->n_in)
-        return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s is [%u][%u], the model has [%u][%u]", want->name, e->n_out,
-                          e->n_in, want->n_out, want->n_in);
-    if (e->pack != SK_PACK_X86_1 || sk_pack_layout(ret_pack, e->dtype, e->n_out, e->n_in, e->slab_k) || ret_pack->bytes != e->bytes)
-        return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s: pack kind %u, slab %u, %llu bytes do not fit together",
-                          want->name, e->pack, e->slab_k, (unsigned long long)e->bytes);
+        return sk_err_set(err, SK_EFORMAT, want->name, "tensor %s is [%u][%u], the model has [%u][%u]", want->name,
+                          e->n_out, e->n_in, want->n_out, want->n_in);
+    if (e->pack != SK_PACK_X86_1 || sk_pack_layout(ret_pack, e->dtype, e->n_out, e->n_in, e->slab_k) ||
+        ret_pack->bytes != e->bytes)
+        return sk_err_set(err, SK_EFORMAT, want->name,
+                          "tensor %s: pack kind %u, slab %u, %llu bytes do not fit together", want->name, e->pack,
+                          e->slab_k, (unsigned long long)e->bytes);
     *ret = e;
     return 0;
 }
 
 static bool span_ok(struct sk_span s, uint32_t end, uint32_t unit)
 {
-    return s.n > 0 && s.first <= end && s.n <= end - s.first && s.first % unit == 0 && (s.n % unit == 0 || s.first + s.n == end);
+    return s.n > 0 && s.first <= end && s.n <= end - s.first && s.first % unit == 0 &&
+           (s.n % unit == 0 || s.first + s.n == end);
 }
 
 static int bad_cut(const struct sk_bind_want *want, struct sk_span s, uint32_t unit, struct sk_err *err)
 {
-    return sk_err_set(err, SK_EUNSUP, want->name, "tensor %s cannot be cut at %u..%u: its unit is %u", want->name, s.first,
-                      s.first + s.n, unit);
+    return sk_err_set(err, SK_EUNSUP, want->name, "tensor %s cannot be cut at %u..%u: its unit is %u", want->name,
+                      s.first, s.first + s.n, unit);
 }
 
-int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span rows, struct sk_mat *ret, struct sk_err *err)
+int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span rows, struct sk_mat *ret,
+                 struct sk_err *err)
 {
     const struct sk_dir_entry *e;
     struct sk_mat mat;
@@ -124,7 +129,8 @@ int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_s
     return 0;
 }
 
-int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span cols, struct sk_mat *ret, struct sk_err *err)
+int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span cols, struct sk_mat *ret,
+                 struct sk_err *err)
 {
     const struct sk_dir_entry *e;
     struct sk_mat mat;

@@ -1,5 +1,6 @@
-/* Tensors of an engine directory: found by name, checked once, handed to the backend whole or as this rank's shard. A column split is a range of
- * output rows (panels of the pack), a row split a range of inputs (slabs): both are address arithmetic, no byte is moved. Errors name the tensor. */
+/* Tensors of an engine directory: found by name, checked once, handed to the backend whole or as this rank's shard. A
+ * column split is a range of output rows (panels of the pack), a row split a range of inputs (slabs): both are address
+ * arithmetic, no byte is moved. Errors name the tensor. */
 #ifndef SK_BIND_H
 #define SK_BIND_H
 #include <stdbool.h>
@@ -36,9 +37,11 @@ int sk_bind_vector(struct sk_bind *b, const char *name, uint32_t n, struct sk_de
 /* As vector, but an absent tensor gives a == 0. */
 int sk_bind_optional(struct sk_bind *b, const char *name, uint32_t n, struct sk_dev *ret, struct sk_err *err);
 /* Rows `rows` of the matrix; first is a multiple of 16, and so is n unless they are the last rows. */
-int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span rows, struct sk_mat *ret, struct sk_err *err);
+int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span rows, struct sk_mat *ret,
+                 struct sk_err *err);
 /* Inputs `cols` of the matrix, in whole slabs. */
-int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span cols, struct sk_mat *ret, struct sk_err *err);
+int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span cols, struct sk_mat *ret,
+                 struct sk_err *err);
 /* slab_k of a matrix: the unit of a row split. */
 int sk_bind_slab(const struct sk_bind *b, const struct sk_bind_want *want, uint32_t *ret, struct sk_err *err);
 /* A vector as the host sees it: for tables that are computed at load. */

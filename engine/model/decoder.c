@@ -1,6 +1,7 @@
 #include "engine/model/decoder.h"
 
-static void norm(const struct sk_model *m, const struct sk_model_norm *w, struct sk_dev out, struct sk_dev x, uint32_t n_row)
+static void norm(const struct sk_model *m, const struct sk_model_norm *w, struct sk_dev out, struct sk_dev x,
+                 uint32_t n_row)
 {
     struct sk_op_norm op = {.out = out,
                             .x = x,
@@ -26,8 +27,8 @@ static enum sk_op_act_kind act_kind(enum sk_act act)
 }
 
 /* q, k, v of the normed rows; rope and cache write; attention over the cache: s->h in, s->attn out. */
-static void attention(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s, const struct sk_rows *rows,
-                      uint32_t l)
+static void attention(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
+                      const struct sk_rows *rows, uint32_t l)
 {
     const struct sk_desc *d = m->desc;
     const struct sk_model_layer *w = &m->layer[l];
@@ -83,7 +84,8 @@ static void mlp(const struct sk_model *m, const struct sk_scratch *s, const stru
     m->be->act(m->be, &act);
 }
 
-int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s, const struct sk_rows *rows)
+int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
+                   const struct sk_rows *rows)
 {
     struct sk_op_embed embed = {.out = s->x,
                                 .ld = s->ld_x,

@@ -5,11 +5,13 @@
 #include "engine/model/model.h"
 #include "engine/model/scratch.h"
 
-/* Rows through all layers: leaves the residual stream in s->x and keys and values in the cache. 0 or -SK_EIO (a rank was lost). */
-int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s, const struct sk_rows *rows);
+/* Rows through all layers: leaves the residual stream in s->x and keys and values in the cache. 0 or -SK_EIO (a rank
+ * was lost). */
+int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
+                   const struct sk_rows *rows);
 
-/* Final norm and head of n_row <= SK_HEAD_SLICE rows of s->x, picked by `index` (int32 [n_row]), the first n_prompt_row of prompt class:
- * logits in s->logits. */
+/* Final norm and head of n_row <= SK_HEAD_SLICE rows of s->x, picked by `index` (int32 [n_row]), the first n_prompt_row
+ * of prompt class: logits in s->logits. */
 void sk_decoder_head(const struct sk_model *m, const struct sk_scratch *s, struct sk_dev index, uint32_t n_row,
                      uint32_t n_prompt_row);
 

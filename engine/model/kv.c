@@ -7,7 +7,8 @@ static uint32_t blocks(uint64_t n_tok)
     return (uint32_t)((n_tok + SK_KV_BLOCK - 1) / SK_KV_BLOCK);
 }
 
-/* A window may begin and end inside a block, hence two more; a chunk's own blocks are there before those behind the window go. */
+/* A window may begin and end inside a block, hence two more; a chunk's own blocks are there before those behind the
+ * window go. */
 static uint32_t seq_blocks(uint32_t window, const struct sk_kv_conf *conf)
 {
     uint32_t all = blocks(conf->max_len);
@@ -17,8 +18,8 @@ static uint32_t seq_blocks(uint32_t window, const struct sk_kv_conf *conf)
     return need < all ? (uint32_t)need : all;
 }
 
-int sk_kv_plan(const struct sk_desc *d, const struct sk_backend *be, const struct sk_kv_conf *conf, struct sk_kv_need *ret,
-               struct sk_err *err)
+int sk_kv_plan(const struct sk_desc *d, const struct sk_backend *be, const struct sk_kv_conf *conf,
+               struct sk_kv_need *ret, struct sk_err *err)
 {
     struct sk_kv_need r = {.ld_table = blocks(conf->max_len)};
     r.layer_block = be->kv_block_bytes(be, conf->dtype, conf->n_kv_head, sk_desc_head_stride(d));
@@ -44,7 +45,8 @@ int sk_kv_plan(const struct sk_desc *d, const struct sk_backend *be, const struc
     return 0;
 }
 
-int sk_kv_open(struct sk_kv *kv, const struct sk_desc *d, struct sk_backend *be, const struct sk_kv_conf *conf, struct sk_err *err)
+int sk_kv_open(struct sk_kv *kv, const struct sk_desc *d, struct sk_backend *be, const struct sk_kv_conf *conf,
+               struct sk_err *err)
 {
     *kv = (struct sk_kv){.be = be};
     int rc = sk_kv_plan(d, be, conf, &kv->need, err);

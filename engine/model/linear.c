@@ -15,8 +15,9 @@ int sk_shard_init(struct sk_shard *s, const struct sk_desc *d, const struct sk_g
     uint32_t ratio = d->n_head / d->n_kv_head, rank = (uint32_t)g->rank, size = (uint32_t)g->size;
     uint32_t fs = sk_desc_ffn_stride(d);
     if (d->n_head % unit.head || fs % unit.ffn || d->n_head / unit.head < size || fs / unit.ffn < size)
-        return sk_err_set(err, SK_EUNSUP, NULL, "%u heads and %u MLP columns, in units of %u and %u, cannot be cut over %u ranks",
-                          d->n_head, fs, unit.head, unit.ffn, size);
+        return sk_err_set(err, SK_EUNSUP, NULL,
+                          "%u heads and %u MLP columns, in units of %u and %u, cannot be cut over %u ranks", d->n_head,
+                          fs, unit.head, unit.ffn, size);
 
     struct sk_shard r = {.rank = rank, .size = size};
     r.head = even_split(d->n_head, unit.head, rank, size);
@@ -30,8 +31,9 @@ int sk_shard_init(struct sk_shard *s, const struct sk_desc *d, const struct sk_g
     for (uint32_t h = 0; even && h < r.head.n; h++)
         even = (r.head.first + h) / ratio - r.kv_head.first == h / local_ratio;
     if (!even)
-        return sk_err_set(err, SK_EUNSUP, NULL, "query heads %u..%u do not lie evenly over KV heads %u..%u on rank %u of %u",
-                          r.head.first, last, r.kv_head.first, last / ratio, rank, size);
+        return sk_err_set(err, SK_EUNSUP, NULL,
+                          "query heads %u..%u do not lie evenly over KV heads %u..%u on rank %u of %u", r.head.first,
+                          last, r.kv_head.first, last / ratio, rank, size);
     *s = r;
     return 0;
 }
@@ -57,8 +59,8 @@ static int bind_bias(struct sk_bind *b, const struct sk_bind_want *want, struct 
 }
 
 /* A linear of the output rows in span[0..n), side by side. */
-static int bind_spans(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span *span, uint32_t n,
-                      struct sk_err *err)
+static int bind_spans(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span *span,
+                      uint32_t n, struct sk_err *err)
 {
     struct sk_linear r = {.n_in = want->n_in, .n_part = join(span, n)};
     struct sk_dev bias;
@@ -94,8 +96,8 @@ int sk_linear_merged(struct sk_linear *l, struct sk_bind *b, const struct sk_bin
     return bind_spans(l, b, want, span, 2, err);
 }
 
-int sk_linear_qkv(struct sk_linear *l, struct sk_bind *b, const struct sk_desc *d, const struct sk_shard *s, const char *name,
-                  struct sk_err *err)
+int sk_linear_qkv(struct sk_linear *l, struct sk_bind *b, const struct sk_desc *d, const struct sk_shard *s,
+                  const char *name, struct sk_err *err)
 {
     uint32_t hs = sk_desc_head_stride(d), k = d->n_head * hs, v = k + d->n_kv_head * hs;
     struct sk_span kv = {s->kv_head.first * hs, s->kv_head.n * hs};
@@ -104,8 +106,8 @@ int sk_linear_qkv(struct sk_linear *l, struct sk_bind *b, const struct sk_desc *
     return bind_spans(l, b, &want, span, 3, err);
 }
 
-int sk_linear_row(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span in, uint32_t rank,
-                  struct sk_err *err)
+int sk_linear_row(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span in,
+                  uint32_t rank, struct sk_err *err)
 {
     struct sk_linear r = {.n_part = 1, .n_in = in.n, .n_out = want->n_out};
     int rc = sk_bind_cols(b, want, in, &r.part[0].mat, err);
@@ -136,8 +138,8 @@ void sk_linear_run(const struct sk_linear *l, struct sk_backend *be, const struc
     }
 }
 
-int sk_linear_reduce(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io, struct sk_group *g,
-                     struct sk_dev partial)
+int sk_linear_reduce(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io,
+                     struct sk_group *g, struct sk_dev partial)
 {
     struct sk_op_linear op = op_of(&l->part[0], io);
     if (g->size == 1) {

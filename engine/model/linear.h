@@ -1,10 +1,8 @@
-/* Linear layers, y = W x + b with W [out][in], as Megatron-LM cuts them over the ranks of a group (Shoeybi et al. 2019, section 3):
- *   replicated        every rank holds all of it
- *   column            a rank holds a span of the outputs; no exchange
- *   merged column     several matrices of equal width in one (gate and up): the same span of each
- *   QKV               a span of query heads, and the KV heads that those need
- *   row               a rank holds a span of the inputs; partial sums are added over the ranks, the bias once
- * Widths are in floats of a padded activation row (head stride, ffn stride). */
+/* Linear layers, y = W x + b with W [out][in], as Megatron-LM cuts them over the ranks of a group (Shoeybi et al. 2019,
+ * section 3): replicated        every rank holds all of it column            a rank holds a span of the outputs; no
+ * exchange merged column     several matrices of equal width in one (gate and up): the same span of each QKV a span of
+ * query heads, and the KV heads that those need row               a rank holds a span of the inputs; partial sums are
+ * added over the ranks, the bias once Widths are in floats of a padded activation row (head stride, ffn stride). */
 #ifndef SK_LINEAR_H
 #define SK_LINEAR_H
 #include "comm/group/group.h"
@@ -31,8 +29,9 @@ struct sk_shard {
 struct sk_shard_units { /* cuts fall on multiples of these */
     uint32_t head, ffn;
 };
-/* Query heads and MLP columns as evenly as can be, lower ranks first; KV heads as needed. -SK_EUNSUP where there are more ranks than units, or where
- * query heads would not map onto the rank's KV heads at an even ratio, which is what the attention op can do. */
+/* Query heads and MLP columns as evenly as can be, lower ranks first; KV heads as needed. -SK_EUNSUP where there are
+ * more ranks than units, or where query heads would not map onto the rank's KV heads at an even ratio, which is what
+ * the attention op can do. */
 int sk_shard_init(struct sk_shard *s, const struct sk_desc *d, const struct sk_group *g, struct sk_shard_units unit,
                   struct sk_err *err);
 
@@ -45,8 +44,8 @@ int sk_linear_merged(struct sk_linear *l, struct sk_bind *b, const struct sk_bin
 int sk_linear_qkv(struct sk_linear *l, struct sk_bind *b, const struct sk_desc *d, const struct sk_shard *s,
                   const char *name, struct sk_err *err);
 /* The bias goes to rank 0, whose partial sum carries it. */
-int sk_linear_row(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span in, uint32_t rank,
-                  struct sk_err *err);
+int sk_linear_row(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span in,
+                  uint32_t rank, struct sk_err *err);
 
 struct sk_linear_io {
     struct sk_dev out, x;
@@ -54,8 +53,9 @@ struct sk_linear_io {
 };
 /* out = W x + b */
 void sk_linear_run(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io);
-/* Row linear and residual: out += sum over ranks of W x, + b. `partial` is scratch like out, not touched in a group of one. 0 or -SK_EIO. */
-int sk_linear_reduce(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io, struct sk_group *g,
-                     struct sk_dev partial);
+/* Row linear and residual: out += sum over ranks of W x, + b. `partial` is scratch like out, not touched in a group of
+ * one. 0 or -SK_EIO. */
+int sk_linear_reduce(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io,
+                     struct sk_group *g, struct sk_dev partial);
 
 #endif

@@ -42,7 +42,8 @@ static int bind_attention(struct sk_model *m, uint32_t l, struct sk_err *err)
     if (!rc && d->qk_norm)
         rc = sk_bind_vector(&m->bind, layer_name(l, "k_norm").s, d->head_dim, &layer->k_norm, err);
     if (!rc)
-        rc = sk_linear_row(&layer->o, &m->bind, &(struct sk_bind_want){o.s, d->n_embd, d->n_head * hs}, in, m->shard.rank, err);
+        rc = sk_linear_row(&layer->o, &m->bind, &(struct sk_bind_want){o.s, d->n_embd, d->n_head * hs}, in,
+                           m->shard.rank, err);
     return rc;
 }
 
@@ -59,15 +60,16 @@ static int bind_mlp(struct sk_model *m, uint32_t l, struct sk_err *err)
     else if (!rc)
         rc = sk_linear_column(&layer->up, &m->bind, &(struct sk_bind_want){up.s, fs, d->n_embd}, m->shard.ffn, err);
     if (!rc)
-        rc = sk_linear_row(&layer->down, &m->bind, &(struct sk_bind_want){down.s, d->n_embd, fs}, m->shard.ffn, m->shard.rank,
-                           err);
+        rc = sk_linear_row(&layer->down, &m->bind, &(struct sk_bind_want){down.s, d->n_embd, fs}, m->shard.ffn,
+                           m->shard.rank, err);
     return rc;
 }
 
 static int bind_ends(struct sk_model *m, struct sk_err *err)
 {
     const struct sk_desc *d = m->desc;
-    struct sk_bind_want embed = {"embed", d->n_vocab, d->n_embd}, head = {d->tied ? "embed" : "head", d->n_vocab, d->n_embd};
+    struct sk_bind_want embed = {"embed", d->n_vocab, d->n_embd},
+                        head = {d->tied ? "embed" : "head", d->n_vocab, d->n_embd};
     struct sk_bind_want pos = {"pos_embed", d->max_len, d->n_embd};
 
     int rc = sk_bind_rows(&m->bind, &embed, (struct sk_span){0, d->n_vocab}, &m->embed, err);

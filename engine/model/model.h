@@ -1,4 +1,5 @@
-/* A model bound to a backend: every tensor found, its shape checked, this rank's shard handed over. Immutable after open. */
+/* A model bound to a backend: every tensor found, its shape checked, this rank's shard handed over. Immutable after
+ * open. */
 #ifndef SK_MODEL_H
 #define SK_MODEL_H
 #include "engine/model/linear.h"
@@ -8,7 +9,7 @@ struct sk_model_norm {
 };
 struct sk_model_layer {
     struct sk_model_norm attn_norm, ffn_norm;
-    struct sk_dev q_norm, k_norm; /* a == 0: none */
+    struct sk_dev q_norm, k_norm;      /* a == 0: none */
     struct sk_linear qkv, o, up, down; /* up: gate, then up, side by side where the MLP has a gate */
 };
 struct sk_model {
@@ -18,7 +19,8 @@ struct sk_model {
     struct sk_shard shard;
     struct sk_bind bind;
     uint32_t max_len; /* positions of the rope tables */
-    struct sk_mat embed, pos_embed; /* replicated, as is the head: every rank draws the same token from the same logits */
+    struct sk_mat embed,
+        pos_embed; /* replicated, as is the head: every rank draws the same token from the same logits */
     struct sk_linear head;
     struct sk_model_norm final_norm;
     struct sk_dev rope[SK_MAX_ROPES]; /* cos_sin tables; owned */

@@ -9,7 +9,8 @@ uint64_t sk_rope_bytes(const struct sk_rope *rope, uint32_t max_len)
     return (uint64_t)max_len * (rope->dim / 2) * 2 * sizeof(float);
 }
 
-int sk_rope_fill(const struct sk_rope *rope, const float *inv_freq, uint32_t max_len, struct sk_backend *be, struct sk_dev table)
+int sk_rope_fill(const struct sk_rope *rope, const float *inv_freq, uint32_t max_len, struct sk_backend *be,
+                 struct sk_dev table)
 {
     uint32_t n = rope->dim / 2;
     float *cos_sin = sk_malloc(sk_rope_bytes(rope, max_len));
@@ -19,7 +20,8 @@ int sk_rope_fill(const struct sk_rope *rope, const float *inv_freq, uint32_t max
     for (uint32_t pos = 0; pos < max_len; pos++) {
         for (uint32_t i = 0; i < n; i++) {
             float angle = (float)pos * inv_freq[i];
-            *at++ = (float)cos((double)angle) * rope->mscale; /* in double: no libm's float version is needed to agree */
+            *at++ =
+                (float)cos((double)angle) * rope->mscale; /* in double: no libm's float version is needed to agree */
             *at++ = (float)sin((double)angle) * rope->mscale;
         }
     }

@@ -5,12 +5,13 @@ static uint32_t top_of(int32_t n_logprobs)
     return n_logprobs > 0 ? (uint32_t)n_logprobs : 0;
 }
 
-/* Does anything change the logits? Rows for which nothing does skip logits_process, and their logits are read once less. */
+/* Does anything change the logits? Rows for which nothing does skip logits_process, and their logits are read once
+ * less. */
 static bool processes(const struct sk_samp *p)
 {
     bool generated = p->pos > p->n_prompt; /* presence and frequency look at these only */
-    return p->n_suppress || p->n_bias || p->n_allowed || p->n_bad_word || p->repetition_penalty != 1 || p->no_repeat_ngram ||
-           (generated && (p->presence_penalty != 0 || p->frequency_penalty != 0));
+    return p->n_suppress || p->n_bias || p->n_allowed || p->n_bad_word || p->repetition_penalty != 1 ||
+           p->no_repeat_ngram || (generated && (p->presence_penalty != 0 || p->frequency_penalty != 0));
 }
 
 void sk_sample_fill_draw(const struct sk_slots *s, uint32_t slot, uint32_t pos, uint32_t want, struct sk_samp *ret)

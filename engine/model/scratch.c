@@ -13,9 +13,10 @@ static uint64_t max3(uint64_t a, uint64_t b, uint64_t c)
     return m > c ? m : c;
 }
 
-/* x, h and their slices are shared with nothing: their padding columns stay the zeros that they were born with. The members of the shared region
- * are written over their whole width before they are read. */
-static uint64_t layout(struct sk_scratch *sc, const struct sk_desc *d, const struct sk_shard *s, uint32_t max_row, uint64_t base)
+/* x, h and their slices are shared with nothing: their padding columns stay the zeros that they were born with. The
+ * members of the shared region are written over their whole width before they are read. */
+static uint64_t layout(struct sk_scratch *sc, const struct sk_desc *d, const struct sk_shard *s, uint32_t max_row,
+                       uint64_t base)
 {
     uint32_t hs = sk_desc_head_stride(d);
     sc->ld_x = (uint32_t)SK_ALIGN16(d->n_embd);
@@ -33,7 +34,8 @@ static uint64_t layout(struct sk_scratch *sc, const struct sk_desc *d, const str
 
     uint64_t attn_end = take(&sc->attn, take(&sc->qkv, at, max_row, sc->ld_qkv), max_row, sc->ld_attn);
     uint64_t mlp_end = take(&sc->act, take(&sc->up, at, max_row, sc->ld_up), max_row, sc->ld_act);
-    uint64_t head_end = take(&sc->work, take(&sc->logits, at, SK_HEAD_SLICE, sc->ld_logits), SK_HEAD_SLICE, sc->ld_logits);
+    uint64_t head_end =
+        take(&sc->work, take(&sc->logits, at, SK_HEAD_SLICE, sc->ld_logits), SK_HEAD_SLICE, sc->ld_logits);
     return max3(attn_end, mlp_end, head_end);
 }
 

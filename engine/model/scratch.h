@@ -1,4 +1,5 @@
-/* The memory of one step, taken once and reused layer after layer. What attention, the MLP and the head need at different times shares one region. */
+/* The memory of one step, taken once and reused layer after layer. What attention, the MLP and the head need at
+ * different times shares one region. */
 #ifndef SK_SCRATCH_H
 #define SK_SCRATCH_H
 #include "engine/model/linear.h"

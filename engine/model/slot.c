@@ -14,15 +14,16 @@ static struct sk_dev list_at(const struct sk_slots *s, uint32_t slot, uint32_t w
     return sk_dev_at(s->list, ((uint64_t)slot * SK_SLOT_LIST + word) * sizeof(int32_t));
 }
 
-int sk_slots_open(struct sk_slots *s, const struct sk_dir *dir, const struct sk_kv *kv, uint32_t max_slot, uint32_t max_len,
-                  struct sk_err *err)
+int sk_slots_open(struct sk_slots *s, const struct sk_dir *dir, const struct sk_kv *kv, uint32_t max_slot,
+                  uint32_t max_len, struct sk_err *err)
 {
     struct sk_backend *be = kv->be;
-    *s = (struct sk_slots){.desc = &dir->desc, .be = be, .kv = kv, .max_slot = max_slot, .max_len = max_len, .n_eos = dir->n_eos};
+    *s = (struct sk_slots){
+        .desc = &dir->desc, .be = be, .kv = kv, .max_slot = max_slot, .max_len = max_len, .n_eos = dir->n_eos};
     for (uint32_t i = 0; i < dir->n_eos; i++)
         if (dir->eos[i] < 0 || (uint32_t)dir->eos[i] >= dir->desc.n_vocab)
-            return sk_err_set(err, SK_EFORMAT, NULL, "end-of-sequence id %d is not in the vocabulary of %u", dir->eos[i],
-                              dir->desc.n_vocab);
+            return sk_err_set(err, SK_EFORMAT, NULL, "end-of-sequence id %d is not in the vocabulary of %u",
+                              dir->eos[i], dir->desc.n_vocab);
 
     s->bytes = sk_slots_bytes(max_slot, max_len);
     s->slot = sk_calloc(max_slot, sizeof *s->slot);
@@ -199,8 +200,8 @@ int sk_slots_check(struct sk_slots *s, const void *plan, struct sk_err *err)
                 wrong = "prompt-class run after a decode-class one";
         }
         if (wrong)
-            return sk_err_set(err, SK_EPROTO, NULL, "plan %llu: slot %u, record of kind %u: %s", (unsigned long long)head->step,
-                              slot_of(r), r->kind, wrong);
+            return sk_err_set(err, SK_EPROTO, NULL, "plan %llu: slot %u, record of kind %u: %s",
+                              (unsigned long long)head->step, slot_of(r), r->kind, wrong);
     }
     if (n_result != head->n_result)
         return sk_err_set(err, SK_EPROTO, NULL, "plan %llu: its runs give %llu result rows, its head says %u",

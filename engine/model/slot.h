@@ -1,5 +1,6 @@
-/* A rank's mirror of the sequences: for each slot how many tokens are known, which table entries hold blocks, the sampling parameters. Changed by
- * plan records only. The tokens, lists and block tables themselves are in backend memory, written when a plan is taken. */
+/* A rank's mirror of the sequences: for each slot how many tokens are known, which table entries hold blocks, the
+ * sampling parameters. Changed by plan records only. The tokens, lists and block tables themselves are in backend
+ * memory, written when a plan is taken. */
 #ifndef SK_SLOT_H
 #define SK_SLOT_H
 #include <stdbool.h>
@@ -14,7 +15,7 @@ struct sk_slot {
     uint32_t n_prompt, choice;
     uint32_t n_known; /* tokens 0 .. n_known-1 are in the token array, or will be when the plan's draws are done */
     uint32_t first_blk[SK_MAX_GROUPS], n_blk[SK_MAX_GROUPS]; /* table entries first..n-1 hold blocks */
-    uint32_t n_bad_word; /* entries, where params count words of the list */
+    uint32_t n_bad_word;                                     /* entries, where params count words of the list */
     struct sk_params params;
 };
 
@@ -33,11 +34,12 @@ struct sk_slots {
 
 uint64_t sk_slots_bytes(uint32_t max_slot, uint32_t max_len);
 /* -SK_ENOMEM; -SK_EFORMAT for an EOS id outside the vocabulary. kv and dir are borrowed. */
-int sk_slots_open(struct sk_slots *s, const struct sk_dir *dir, const struct sk_kv *kv, uint32_t max_slot, uint32_t max_len,
-                  struct sk_err *err);
+int sk_slots_open(struct sk_slots *s, const struct sk_dir *dir, const struct sk_kv *kv, uint32_t max_slot,
+                  uint32_t max_len, struct sk_err *err);
 void sk_slots_close(struct sk_slots *s); /* also after a failed open */
 
-/* Replays a plan (checked by sk_plan_check) on a copy of the state. -SK_EPROTO: it does not follow from the state; nothing changed. */
+/* Replays a plan (checked by sk_plan_check) on a copy of the state. -SK_EPROTO: it does not follow from the state;
+ * nothing changed. */
 int sk_slots_check(struct sk_slots *s, const void *plan, struct sk_err *err);
 /* Makes the last sk_slots_check of this plan the state, and writes tokens, lists and tables. */
 void sk_slots_commit(struct sk_slots *s, const void *plan);

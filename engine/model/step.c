@@ -25,9 +25,9 @@ struct sk_rank {
     struct sk_slots slots;
     struct sk_scratch scratch;
     struct stage stage;
-    struct sk_dev result_dev;      /* struct sk_result_row [max_result] */
-    struct sk_result_row *result;  /* the same on the host */
-    uint32_t n_result;             /* of the last step */
+    struct sk_dev result_dev;     /* struct sk_result_row [max_result] */
+    struct sk_result_row *result; /* the same on the host */
+    uint32_t n_result;            /* of the last step */
 };
 
 /* ---- memory ---- */
@@ -58,14 +58,15 @@ static int check_conf(const struct sk_rank_conf *c, const struct sk_desc *d, str
     if (c->max_slot < 1 || c->max_row < 1 || c->max_result < 1)
         return sk_err_set(err, SK_EINVAL, NULL, "a rank needs at least one slot, row and result row");
     if (c->max_len < 1 || c->max_len > d->max_len)
-        return sk_err_set(err, SK_EINVAL, "max-model-len", "%u tokens asked for, the model was made for %u", c->max_len, d->max_len);
+        return sk_err_set(err, SK_EINVAL, "max-model-len", "%u tokens asked for, the model was made for %u", c->max_len,
+                          d->max_len);
     if (c->kv_dtype != SK_F32 && c->kv_dtype != SK_F16)
         return sk_err_set(err, SK_EINVAL, "kv-dtype", "the KV cache is f32 or f16, not %s", sk_dtype_name(c->kv_dtype));
     return 0;
 }
 
-int sk_rank_plan(const struct sk_dir *dir, const struct sk_weights *w, struct sk_backend *be, const struct sk_rank_conf *conf,
-                 struct sk_rank_need *ret, struct sk_err *err)
+int sk_rank_plan(const struct sk_dir *dir, const struct sk_weights *w, struct sk_backend *be,
+                 const struct sk_rank_conf *conf, struct sk_rank_need *ret, struct sk_err *err)
 {
     const struct sk_desc *d = &dir->desc;
     const struct sk_group one = {.size = 1};
@@ -81,7 +82,8 @@ int sk_rank_plan(const struct sk_dir *dir, const struct sk_weights *w, struct sk
         return rc;
 
     struct sk_rank_need r = {.kv = kv.bytes,
-                             .scratch = sk_scratch_bytes(d, &whole, conf->max_row) + stage_bytes(conf) + result_bytes(conf),
+                             .scratch =
+                                 sk_scratch_bytes(d, &whole, conf->max_row) + stage_bytes(conf) + result_bytes(conf),
                              .slots = sk_slots_bytes(conf->max_slot, conf->max_len) + kv.table_bytes,
                              .weights = sk_model_table_bytes(d, conf->max_len)};
     for (uint32_t i = 0; i < w->n_tensor; i++)
@@ -264,7 +266,8 @@ static bool any_process(const struct sk_samp *samp, uint32_t n)
 static void run_head(struct sk_rank *r, const struct arrays *a, uint32_t first, uint32_t n)
 {
     uint32_t n_prompt = a->n_prompt_result > first ? a->n_prompt_result - first : 0;
-    sk_decoder_head(&r->model, &r->scratch, sk_dev_at(a->pick_dev, first * sizeof *a->pick), n, n_prompt < n ? n_prompt : n);
+    sk_decoder_head(&r->model, &r->scratch, sk_dev_at(a->pick_dev, first * sizeof *a->pick), n,
+                    n_prompt < n ? n_prompt : n);
 
     struct sk_op_logits op = {.logits = r->scratch.logits,
                               .work = r->scratch.work,
@@ -376,12 +379,12 @@ out:
     return rc;
 }
 
-/* Largest difference of one log-prob that arithmetic explains. bf16 and int8-block activations move single log-probs of SmolLM2 by up to 0.6
- * (means 0.04 and 0.05) against the f32 activations of the build; a broken kernel or a wrong tensor is off by several. */
+/* Largest difference of one log-prob that arithmetic explains. Activations in int8 blocks move single log-probs of SmolLM2
+ * by up to 0.6 (mean 0.05) against the build's f32; a broken kernel or a wrong tensor is off by several. */
 static float selftest_tolerance(const struct sk_rank *r)
 {
     static const float by_dtype[SK_DTYPE_COUNT] = {
-        [SK_F32] = 0.005f, [SK_F16] = 0.02f, [SK_BF16] = 0.75f, [SK_Q8] = 0.75f, [SK_Q4] = 0.75f};
+        [SK_F32] = 0.005f, [SK_F16] = 0.02f, [SK_BF16] = 0.02f, [SK_Q8] = 0.75f, [SK_Q4] = 0.75f};
     float most = by_dtype[SK_F32];
     for (uint32_t i = 0; i < r->w->n_tensor; i++)
         if (by_dtype[r->w->tensors[i].dtype] > most)
@@ -399,9 +402,10 @@ int sk_rank_selfcheck(struct sk_rank *r, struct sk_err *err)
     for (int i = 0; i < SK_SELFTEST_TOKENS - 1; i++) {
         float want = r->dir->selftest_logprobs[i];
         if (!(got[i] - want <= limit && want - got[i] <= limit)) /* NaN is a mismatch too */
-            return sk_err_set(err, SK_EFORMAT, NULL,
-                              "self-test: log-prob of token %d is %.4f on backend %s (%s), the build had %.4f, tolerance %.3f", i + 1,
-                              (double)got[i], r->be->name, r->be->isa, (double)want, (double)limit);
+            return sk_err_set(
+                err, SK_EFORMAT, NULL,
+                "self-test: log-prob of token %d is %.4f on backend %s (%s), the build had %.4f, tolerance %.3f", i + 1,
+                (double)got[i], r->be->name, r->be->isa, (double)want, (double)limit);
     }
     return 0;
 }

@@ -5,7 +5,8 @@
 
 enum { MAX_HEAD_DIM = 512 };
 
-uint64_t sk_ref_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head, uint32_t head_stride)
+uint64_t sk_ref_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head,
+                               uint32_t head_stride)
 {
     return (uint64_t)n_kv_head * 2 * SK_KV_BLOCK * head_stride * (dtype == SK_F16 ? 2 : 4);
 }
@@ -31,8 +32,8 @@ struct partial {
 };
 
 /* One query head over positions lo..hi-1, all within one split. */
-static void split(const struct sk_op_attention *op, const float *q, const int32_t *table, uint32_t kv_head, uint32_t lo, uint32_t hi,
-                  struct partial *ret)
+static void split(const struct sk_op_attention *op, const float *q, const int32_t *table, uint32_t kv_head, uint32_t lo,
+                  uint32_t hi, struct partial *ret)
 {
     const struct sk_kv_layer *kv = op->kv;
     double score[SK_SPLIT_TOK];

@@ -1,12 +1,14 @@
-/* exp and log from IEEE single arithmetic alone: the same bits with any C library, provided that no multiply and add are fused (build with
- * -ffp-contract=off). Within 2e-7 relative. No branches, so that a loop over them can be vectorised. */
+/* exp and log from IEEE single arithmetic alone: the same bits with any C library, provided that no multiply and add
+ * are fused (build with -ffp-contract=off). Within 2e-7 relative. No branches, so that a loop over them can be
+ * vectorised. */
 #ifndef SK_FMATH_H
 #define SK_FMATH_H
 #include <stdint.h>
 #include <string.h>
 
-/* Natural logarithm of a positive normal number. x = 2^e * m, m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m - 1) / (m + 1): the
- * series in s^2 <= 0.0295 is cut where its rest is below 2^-28. Exact to the last bits near 1, too. */
+/* Natural logarithm of a positive normal number. x = 2^e * m, m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m -
+ * 1) / (m + 1): the series in s^2 <= 0.0295 is cut where its rest is below 2^-28. Exact to the last bits near 1, too.
+ */
 static inline float sk_fm_log(float x)
 {
     uint32_t bits;
@@ -20,8 +22,8 @@ static inline float sk_fm_log(float x)
     return (float)e * 0.693147181f + 2 * s * series;
 }
 
-/* e^x for x <= 0; 0 below -87 and for NaN. x = k ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts so that k times the first is exact; the
- * Taylor series to r^7. */
+/* e^x for x <= 0; 0 below -87 and for NaN. x = k ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts so that k times the
+ * first is exact; the Taylor series to r^7. */
 static inline float sk_fm_exp(float x)
 {
     float y = x > -87 ? x : -87;

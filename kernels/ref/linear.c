@@ -1,7 +1,7 @@
 #include "kernels/ref/ref.h"
 
-/* A weight row is dequantised once and used for all rows of activations. The sum starts from what is there (add) and ends with the bias, all in
- * double: one rounding per output. */
+/* A weight row is dequantised once and used for all rows of activations. The sum starts from what is there (add) and
+ * ends with the bias, all in double: one rounding per output. */
 void sk_ref_linear(struct sk_backend *be, const struct sk_op_linear *op)
 {
     const struct sk_pack *pack = &op->mat->pack;

@@ -64,7 +64,8 @@ static void bar_ngrams(float *row, const int32_t *token, uint32_t n_token, uint3
     }
 }
 
-void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, uint32_t n_vocab, float *row, uint32_t *count)
+void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, uint32_t n_vocab, float *row,
+                   uint32_t *count)
 {
     const int32_t *suppress = list + s->list, *bias = suppress + s->n_suppress, *bias_value = bias + s->n_bias;
     const int32_t *allowed = bias_value + s->n_bias, *word = allowed + s->n_allowed;
@@ -94,7 +95,8 @@ void sk_ref_logits_process(struct sk_backend *be, const struct sk_op_logits *op)
             continue;
         float *row = (float *)sk_ref_ptr(op->work) + (size_t)r * op->ld;
         memcpy(row, (const float *)sk_ref_ptr(op->logits) + (size_t)r * op->ld, op->ld * sizeof *row);
-        sk_logits_row(&samp[r], sk_ref_ptr(op->list), (const int32_t *)sk_ref_ptr(op->token) + (size_t)samp[r].slot * op->max_len, op->n_vocab,
-                      row, count);
+        sk_logits_row(&samp[r], sk_ref_ptr(op->list),
+                      (const int32_t *)sk_ref_ptr(op->token) + (size_t)samp[r].slot * op->max_len, op->n_vocab, row,
+                      count);
     }
 }

@@ -1,7 +1,8 @@
-/* kernels/ref: every op of kernels/kernels.h in plain loops: the definition that other backends are tested against, and what runs on a CPU that
- * no other backend serves. One thread, at the time of the call. Weights are dequantised exactly, activations stay f32, and each sum is taken
- * in double, in rising order, and rounded to f32 once: so a row gets the same bits whatever rows are beside it, and prompt and decode class are
- * one. Build these files with -ffp-contract=off: a fused multiply-add rounds differently from one compiler to the next. */
+/* kernels/ref: every op of kernels/kernels.h in plain loops: the definition that other backends are tested against, and
+ * what runs on a CPU that no other backend serves. One thread, at the time of the call. Weights are dequantised
+ * exactly, activations stay f32, and each sum is taken in double, in rising order, and rounded to f32 once: so a row
+ * gets the same bits whatever rows are beside it, and prompt and decode class are one. Build these files with
+ * -ffp-contract=off: a fused multiply-add rounds differently from one compiler to the next. */
 #ifndef SK_REF_H
 #define SK_REF_H
 #include "kernels/kernels.h"
@@ -21,9 +22,10 @@ static inline void *sk_ref_ptr(struct sk_dev d)
 /* At least `bytes`, good until the next call; grows and stays. NULL when out of memory: the op then does nothing. */
 void *sk_ref_scratch(struct sk_backend *be, size_t bytes);
 
-/* Address of keys (which = 0) or values (which = 1) of one KV head for one position. A block is [kv head][k, v][32][head_stride]. */
+/* Address of one KV head's key (which = 0) or value (which = 1) of one entry. A block is [head][which][entry][i]. */
 void *sk_ref_kv(const struct sk_kv_layer *kv, uint32_t blk, uint32_t head, uint32_t which, uint32_t entry);
-uint64_t sk_ref_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head, uint32_t head_stride);
+uint64_t sk_ref_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head,
+                               uint32_t head_stride);
 
 void sk_ref_embed(struct sk_backend *be, const struct sk_op_embed *op);
 void sk_ref_norm(struct sk_backend *be, const struct sk_op_norm *op);

@@ -32,9 +32,10 @@ static float entropy(const struct sk_cand *c, uint32_t n, float max)
     return sk_fm_log((float)total) - (float)(sum / total);
 }
 
+/* NaN counts as equal: then ids decide, and a partition of NaN still halves. */
 static bool before(const struct sk_cand *a, const struct sk_cand *b)
 {
-    return a->key > b->key || (!(a->key < b->key) && a->id < b->id); /* by id where keys are NaN, too: halves stay halves */
+    return a->key > b->key || (!(a->key < b->key) && a->id < b->id);
 }
 
 static void swap(struct sk_cand *a, struct sk_cand *b)
@@ -58,9 +59,9 @@ static uint32_t partition(struct sk_cand *c, uint32_t lo, uint32_t hi)
     return lo;
 }
 
-/* Keeps the first candidates by falling key, ties by rising id: as few as reach n_keep in number or `need` in weight. A quickselect (Hoare,
- * 1961) that turns by weight as well as by rank: what is kept need not be sorted, and the tail of a vocabulary must not be. [0, lo) are kept
- * and not enough, [0, hi) are enough. */
+/* Keeps the first candidates by falling key, ties by rising id: as few as reach n_keep in number or `need` in weight. A
+ * quickselect (Hoare, 1961) that turns by weight as well as by rank: what is kept need not be sorted, and the tail of a
+ * vocabulary must not be. [0, lo) are kept and not enough, [0, hi) are enough. */
 static uint32_t keep_first(struct sk_cand *c, uint32_t n, uint32_t n_keep, double need)
 {
     uint32_t lo = 0, hi = n;
@@ -142,7 +143,8 @@ void sk_sample_gumbel(const struct sk_samp *s, uint32_t quad, float ret_g[4])
         ret_g[i] = -sk_fm_log(-sk_fm_log(((float)(int32_t)(word[i] >> 9) + 0.5f) * 0x1p-23f));
 }
 
-/* Gumbel-max (Maddison et al., "A* sampling", 2014). A candidate that even the largest noise would not lift to the best so far needs none. */
+/* Gumbel-max (Maddison et al., "A* sampling", 2014). A candidate that even the largest noise would not lift to the best
+ * so far needs none. */
 int32_t sk_sample_draw(const struct sk_samp *s, const struct sk_cand *c, uint32_t n)
 {
     const float max = max_z(c, n);
@@ -167,10 +169,15 @@ int32_t sk_sample_draw(const struct sk_samp *s, const struct sk_cand *c, uint32_
 
 static int32_t argmax(const float *row, uint32_t n)
 {
-    uint32_t id = 0;
-    for (uint32_t i = 1; i < n; i++)
-        id = row[i] > row[id] ? i : id;
-    return (int32_t)id;
+    float max = -INFINITY;
+    int32_t id = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (row[i] > max) {
+            max = row[i];
+            id = (int32_t)i;
+        }
+    }
+    return id;
 }
 
 int32_t sk_sample_row(const struct sk_samp *s, const float *row, uint32_t n_vocab, struct sk_cand *cand)
@@ -189,7 +196,8 @@ void sk_ref_sample(struct sk_backend *be, const struct sk_op_logits *op)
         return;
     for (uint32_t r = 0; r < op->n_row; r++) {
         const struct sk_samp *s = &samp[r];
-        const float *row = (const float *)sk_ref_ptr(s->flags & SK_SAMP_PROCESS ? op->work : op->logits) + (size_t)r * op->ld;
+        const float *row =
+            (const float *)sk_ref_ptr(s->flags & SK_SAMP_PROCESS ? op->work : op->logits) + (size_t)r * op->ld;
         int32_t *token = (int32_t *)sk_ref_ptr(op->token) + (size_t)s->slot * op->max_len + s->pos;
         if (!(s->flags & SK_SAMP_TARGET))
             *token = sk_sample_row(s, row, op->n_vocab, cand);

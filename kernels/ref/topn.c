@@ -20,7 +20,8 @@ static double log_sum_exp(const float *row, uint32_t n, float max)
     return (double)max + sk_fm_log((float)sum);
 }
 
-/* ids[0..return) by falling logit. Ids come in rising order, so only a strictly greater logit passes one that is there. */
+/* ids[0..return) by falling logit. Ids come in rising order, so only a strictly greater logit passes one that is there.
+ */
 static uint32_t largest(const float *row, uint32_t n_vocab, uint32_t n_top, uint32_t *ids)
 {
     uint32_t n = 0;

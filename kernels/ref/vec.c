@@ -31,7 +31,8 @@ void sk_ref_embed(struct sk_backend *be, const struct sk_op_embed *op)
 }
 
 /* out may be x. */
-static void norm_row(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, double mean, float eps)
+static void norm_row(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, double mean,
+                     float eps)
 {
     double sq = 0;
     for (uint32_t i = 0; i < dim; i++)
@@ -86,7 +87,8 @@ void sk_ref_rope_kv(struct sk_backend *be, const struct sk_op_rope_kv *op)
     for (uint32_t r = 0; r < op->rows->n_row; r++) {
         float *row = (float *)sk_ref_ptr(op->qkv) + (size_t)r * op->ld;
         const uint32_t p = (uint32_t)pos[r], entry = p % SK_KV_BLOCK;
-        const uint32_t blk = ((const uint32_t *)sk_ref_ptr(op->table))[(size_t)slot[r] * op->ld_table + p / SK_KV_BLOCK];
+        const uint32_t blk =
+            ((const uint32_t *)sk_ref_ptr(op->table))[(size_t)slot[r] * op->ld_table + p / SK_KV_BLOCK];
         for (uint32_t h = 0; h < n_qk; h++) {
             float *x = row + (size_t)h * kv->head_stride;
             const float *weight = h < op->n_head ? q_norm : k_norm;
@@ -140,6 +142,6 @@ void sk_ref_gather(struct sk_backend *be, const struct sk_op_gather *op)
 {
     const int32_t *index = sk_ref_ptr(op->index);
     for (uint32_t r = 0; r < op->n_row; r++)
-        memcpy((float *)sk_ref_ptr(op->out) + (size_t)r * op->ld, (const float *)sk_ref_ptr(op->in) + (size_t)index[r] * op->ld,
-               op->ld * sizeof(float));
+        memcpy((float *)sk_ref_ptr(op->out) + (size_t)r * op->ld,
+               (const float *)sk_ref_ptr(op->in) + (size_t)index[r] * op->ld, op->ld * sizeof(float));
 }

@@ -110,9 +110,10 @@ int sk_auth_parse(const char *path, const char *text, size_t n, struct sk_auth *
             if (a->n_key == MAX_KEYS)
                 rc = sk_err_set(err, SK_EINVAL, "api-key-file", "%s:%d: more than %d keys", path, line, MAX_KEYS);
             else if (!parse_line(s, (size_t)(to - s), &k))
-                rc = sk_err_set(err, SK_EINVAL, "api-key-file",
-                                "%s:%d: expected `NAME sha256:HEX` (a name of at most %d bytes, 64 hex digits) or a bare key", path,
-                                line, MAX_NAME_BYTES);
+                rc = sk_err_set(
+                    err, SK_EINVAL, "api-key-file",
+                    "%s:%d: expected `NAME sha256:HEX` (a name of at most %d bytes, 64 hex digits) or a bare key", path,
+                    line, MAX_NAME_BYTES);
             else if (add_key(a, &k) != 0)
                 rc = sk_err_set(err, SK_ENOMEM, NULL, "%s: out of memory", path);
         }

@@ -5,6 +5,7 @@
 #include "comm/base/json.h"
 
 enum { MAX_ITEMS_BYTES = 512 << 20, MAX_SHOWN = 32 };
+enum { ITEM_HIDDEN = 1 << 15 }; /* our own flag besides the wire's: the token has no part in the text */
 
 void sk_logprobs_init(struct sk_logprobs *l)
 {
@@ -31,9 +32,10 @@ int sk_logprobs_add(struct sk_logprobs *l, const struct sk_wire_item *it)
     return rc;
 }
 
-int sk_logprobs_add_bare(struct sk_logprobs *l, int32_t id)
+int sk_logprobs_add_bare(struct sk_logprobs *l, int32_t id, bool hidden)
 {
-    const struct sk_wire_item it = {.id = id, .logprob = NAN, .flags = SK_ITEM_PROMPT};
+    const struct sk_wire_item it = {
+        .id = id, .logprob = NAN, .flags = (uint16_t)(SK_ITEM_PROMPT | (hidden ? ITEM_HIDDEN : 0))};
     return sk_logprobs_add(l, &it);
 }
 
@@ -107,9 +109,10 @@ void sk_logprobs_put_chat(struct sk_buf *b, const struct sk_logprobs *l, const s
     sk_buf_str(b, "],\"refusal\":null}");
 }
 
-/* One member of a position's object. Two ids may have the same text (parts of characters do): the more probable one stands for
- * both, because a key that occurs twice is read differently by different clients. */
-static void put_member(struct sk_buf *b, const struct sk_logprobs_style *st, int32_t id, float logprob, size_t keys_at[], uint32_t *n_key)
+/* One member of a position's object. Two ids may have the same text (parts of characters do): the more probable one
+ * stands for both, because a key that occurs twice is read differently by different clients. */
+static void put_member(struct sk_buf *b, const struct sk_logprobs_style *st, int32_t id, float logprob,
+                       size_t keys_at[], uint32_t *n_key)
 {
     size_t at = b->n;
     sk_buf_str(b, *n_key ? "," : "");
@@ -156,7 +159,8 @@ static uint32_t n_char(const char *s, size_t n)
     return count;
 }
 
-void sk_logprobs_put_legacy(struct sk_buf *b, const struct sk_logprobs *l, const struct sk_logprobs_style *st, uint32_t *offset)
+void sk_logprobs_put_legacy(struct sk_buf *b, const struct sk_logprobs *l, const struct sk_logprobs_style *st,
+                            uint32_t *offset)
 {
     const struct sk_wire_item *it = first(l);
     sk_buf_str(b, "{\"tokens\":[");
@@ -182,7 +186,7 @@ void sk_logprobs_put_legacy(struct sk_buf *b, const struct sk_logprobs *l, const
         size_t n;
         const char *s = text_of(st, it->id, &n);
         sk_buf_fmt(b, "%s%u", i ? "," : "", *offset);
-        *offset += n_char(s, n);
+        *offset += it->flags & ITEM_HIDDEN ? 0 : n_char(s, n);
     }
     sk_buf_str(b, "]}");
 }

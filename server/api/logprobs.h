@@ -1,5 +1,5 @@
-/* Tokens with their log-probs, kept as the wire brought them until a reply takes them, and their JSON forms: OpenAI's of chat, OpenAI's
- * older one of completions, and vLLM's prompt_logprobs. */
+/* Tokens with their log-probs, kept as the wire brought them until a reply takes them, and their JSON forms: OpenAI's
+ * of chat, OpenAI's older one of completions, and vLLM's prompt_logprobs. */
 #ifndef SK_LOGPROBS_H
 #define SK_LOGPROBS_H
 #include <stdbool.h>
@@ -18,8 +18,9 @@ void sk_logprobs_done(struct sk_logprobs *l);
 void sk_logprobs_clear(struct sk_logprobs *l); /* keeps the memory */
 /* 0, -SK_ETOOBIG, -SK_ENOMEM. */
 int sk_logprobs_add(struct sk_logprobs *l, const struct sk_wire_item *it);
-/* A token without a log-prob: the first of a prompt. Its JSON is null. */
-int sk_logprobs_add_bare(struct sk_logprobs *l, int32_t id);
+/* A token without a log-prob: the first of a prompt. Its JSON is null. `hidden`: it was added to the text (BOS), so
+ * that text_offset does not count it. */
+int sk_logprobs_add_bare(struct sk_logprobs *l, int32_t id, bool hidden);
 
 struct sk_logprobs_style {
     const struct sk_vocab *vocab;
@@ -29,8 +30,10 @@ struct sk_logprobs_style {
 
 /* {"content": [{token, logprob, bytes, top_logprobs}], "refusal": null} */
 void sk_logprobs_put_chat(struct sk_buf *b, const struct sk_logprobs *l, const struct sk_logprobs_style *st);
-/* {"tokens", "token_logprobs", "top_logprobs", "text_offset"}. Offsets are in characters; the first is *offset, which moves on. */
-void sk_logprobs_put_legacy(struct sk_buf *b, const struct sk_logprobs *l, const struct sk_logprobs_style *st, uint32_t *offset);
+/* {"tokens", "token_logprobs", "top_logprobs", "text_offset"}. Offsets are in characters; the first is *offset, which
+ * moves on. */
+void sk_logprobs_put_legacy(struct sk_buf *b, const struct sk_logprobs *l, const struct sk_logprobs_style *st,
+                            uint32_t *offset);
 /* [null, {"id": {logprob, rank, decoded_token}}, ...] */
 void sk_logprobs_put_prompt(struct sk_buf *b, const struct sk_logprobs *l, const struct sk_logprobs_style *st);
 /* [id, ...] of the items that are not prompt tokens. */

@@ -1,6 +1,6 @@
-/* The fields of a generation request besides prompt and messages: JSON -> struct sk_params and its list, and what the reply needs to
- * know. Every bound is checked here; the error names the field and the limit. Fields that nobody knows are passed over; what would
- * change the answer and is not there is refused. */
+/* The fields of a generation request besides prompt and messages: JSON -> struct sk_params and its list, and what the
+ * reply needs to know. Every bound is checked here; the error names the field and the limit. Fields that nobody knows
+ * are passed over; what would change the answer and is not there is refused. */
 #ifndef SK_API_PARAMS_H
 #define SK_API_PARAMS_H
 #include <stdbool.h>
@@ -25,16 +25,17 @@ struct sk_api_rules { /* what a request is checked against; all borrowed */
     uint32_t max_len;                  /* prompt + answer */
 };
 
-struct sk_api_params { /* texts and lists live in the arena that was given */
-    struct sk_params wire;   /* max_tokens is set by sk_api_params_fit */
-    const int32_t *list;     /* sk_params_list_len(&wire) words */
-    int64_t max_tokens;      /* as asked for; -1 = not */
+struct sk_api_params {            /* texts and lists live in the arena that was given */
+    struct sk_params wire;        /* max_tokens is set by sk_api_params_fit */
+    const int32_t *list;          /* sk_params_list_len(&wire) words */
+    int64_t max_tokens;           /* as asked for; -1 = not */
     const char *max_tokens_field; /* its name in the request */
-    uint32_t n;              /* answers to each prompt */
+    uint32_t n;                   /* answers to each prompt */
     bool stream, include_usage, continuous_usage;
     uint32_t stream_interval; /* tokens a chunk, at least */
     bool echo;
-    int32_t n_top;        /* alternatives to show for each token of the answer (and of the prompt with echo); -1 = no log-probs */
+    int32_t
+        n_top; /* alternatives to show for each token of the answer (and of the prompt with echo); -1 = no log-probs */
     int32_t n_prompt_top; /* prompt_logprobs; -1 = none */
     bool skip_special, add_special;
     bool token_ids, tokens_as_ids;
@@ -45,15 +46,15 @@ struct sk_api_params { /* texts and lists live in the arena that was given */
 };
 
 /* -SK_ETYPE, -SK_ERANGE, -SK_EINVAL, -SK_EUNSUP, -SK_ENOMEM. */
-int sk_api_params_parse(enum sk_api_kind kind, const struct cJSON *body, const struct sk_api_rules *rules, struct sk_arena *arena,
-                        struct sk_api_params *ret, struct sk_err *err);
+int sk_api_params_parse(enum sk_api_kind kind, const struct cJSON *body, const struct sk_api_rules *rules,
+                        struct sk_arena *arena, struct sk_api_params *ret, struct sk_err *err);
 
 /* The part of a prompt of n tokens that truncate_prompt_tokens leaves: ids [*ret_from, *ret_from + *ret_n). */
 void sk_api_params_truncate(const struct sk_api_params *p, uint32_t max_len, size_t n, size_t *ret_from, size_t *ret_n);
 
-/* *ret: the parameters of a prompt of n_prompt tokens, with max_tokens set. -SK_ECTX when prompt and answer do not fit in
- * rules->max_len; -SK_ERANGE when min_tokens is beyond max_tokens. */
-int sk_api_params_fit(const struct sk_api_params *p, enum sk_api_kind kind, const struct sk_api_rules *rules, size_t n_prompt,
-                      struct sk_params *ret, struct sk_err *err);
+/* *ret: the parameters of a prompt of n_prompt tokens, with max_tokens set. -SK_ECTX when prompt and answer do not fit
+ * in rules->max_len; -SK_ERANGE when min_tokens is beyond max_tokens. */
+int sk_api_params_fit(const struct sk_api_params *p, enum sk_api_kind kind, const struct sk_api_rules *rules,
+                      size_t n_prompt, struct sk_params *ret, struct sk_err *err);
 
 #endif

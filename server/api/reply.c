@@ -12,7 +12,8 @@ static void put_str(struct sk_buf *b, const char *s)
 
 void sk_reply_open(struct sk_buf *b, const struct sk_reply *r)
 {
-    static const char *const objects[2][2] = {{"text_completion", "text_completion"}, {"chat.completion", "chat.completion.chunk"}};
+    static const char *const objects[2][2] = {{"text_completion", "text_completion"},
+                                              {"chat.completion", "chat.completion.chunk"}};
     sk_buf_str(b, "{\"id\":");
     put_str(b, r->id);
     sk_buf_fmt(b, ",\"object\":\"%s\",\"created\":%" PRId64 ",\"model\":", objects[r->chat][r->stream], r->created);
@@ -98,11 +99,13 @@ static void put_usage(struct sk_buf *b, const struct sk_reply_usage *u)
 {
     sk_buf_fmt(b,
                ",\"usage\":{\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64 ",\"total_tokens\":%" PRIu64
-               ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64 "},\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+               ",\"prompt_tokens_details\":{\"cached_tokens\":%" PRIu64
+               "},\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
                u->n_prompt, u->n_answer, u->n_prompt + u->n_answer, u->n_cached);
 }
 
-void sk_reply_close(struct sk_buf *b, const struct sk_reply *r, const struct sk_reply_choice *top, const struct sk_reply_usage *usage)
+void sk_reply_close(struct sk_buf *b, const struct sk_reply *r, const struct sk_reply_choice *top,
+                    const struct sk_reply_usage *usage)
 {
     sk_buf_char(b, ']');
     if (r->chat && top)

@@ -34,7 +34,7 @@ struct sk_super {
     char text[512];
     char dir[1024], digest[40];
     char refused[448];   /* what the engine said when it gave up, or why we gave it up */
-    char last_line[448]; /* of skein-build's stderr */
+    char build_error[448]; /* what skein-build said last */
     struct sk_child *child;
     struct sk_link *link;
     bool was_ready;      /* at least once */
@@ -149,10 +149,10 @@ static void on_build_line(void *arg, bool is_stderr, const char *line)
 {
     struct sk_super *s = arg;
     if (is_stderr) {
-        snprintf(s->last_line, sizeof s->last_line, "%s", line);
+        snprintf(s->build_error, sizeof s->build_error, "%s", line);
         fprintf(stderr, "%s\n", line);
-    } else if (strncmp(line, "progress ", 9) == 0) {
-        progress(s, "building", (uint32_t)strtoul(line + 9, NULL, 10));
+    } else if (strncmp(line, "progress ", 9) == 0) { /* percent */
+        progress(s, "building", 10 * (uint32_t)strtoul(line + 9, NULL, 10));
     } else if (strncmp(line, "dir ", 4) == 0) {
         snprintf(s->dir, sizeof s->dir, "%s", line + 4);
     }
@@ -173,7 +173,7 @@ static void on_build_exit(void *arg, int status)
         if (WIFSIGNALED(status))
             snprintf(why, sizeof why, "skein-build ended with signal %d", WTERMSIG(status));
         else
-            snprintf(why, sizeof why, "%s", s->last_line[0] ? s->last_line : "skein-build failed without a word");
+            snprintf(why, sizeof why, "%s", s->build_error[0] ? s->build_error : "skein-build failed without a word");
         fail(s, why);
     }
 }
@@ -184,10 +184,9 @@ static void build(struct sk_super *s)
     struct args a = {0};
     struct sk_err err;
     args_add(&a, "%s/skein-build", s->conf.bin_dir);
-    args_add(&a, "%s", "--cache");
+    args_add(&a, "--cache=%s", c->model);
     args_add(&a, "%s", "--porcelain");
     args_conf(&a, c, SK_PROG_BUILD);
-    args_add(&a, "%s", c->model);
     progress(s, "building", 0);
     const struct sk_child_conf child = {.fd = -1, .lines = true, .on_line = on_build_line, .on_exit = on_build_exit};
     if (start_child(s, &a, &child, &err) != 0)
@@ -512,6 +511,7 @@ void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg)
 {
     s->done = done;
     s->done_arg = arg;
+    enum sk_engine_state was = s->state;
     uv_timer_stop(&s->timer);
     uv_timer_stop(&s->beat);
     to(s, SK_ENGINE_STOPPING);
@@ -519,11 +519,11 @@ void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg)
         finish_close(s);
         return;
     }
-    if (s->link) {
+    if (was == SK_ENGINE_READY) {
         sk_wire_put_quit(sk_link_out(s->link));
         sk_link_flush(s->link);
-    } else {
-        sk_child_kill(s->child, SIGTERM);
+    } else { /* a builder takes its half-made directory with it; an engine that still loads does not listen, and has nothing to lose */
+        sk_child_kill(s->child, was == SK_ENGINE_BUILDING ? SIGTERM : SIGKILL);
     }
     uv_timer_start(&s->timer, on_grace_over, QUIT_GRACE_MS, 0);
 }

@@ -55,7 +55,8 @@ static int add(struct sk_added *a, const struct sk_vocab *v, struct sk_normalize
     return 0;
 }
 
-int sk_added_new(const struct sk_vocab *v, struct sk_normalize *z, bool normalized, struct sk_added **ret, struct sk_err *err)
+int sk_added_new(const struct sk_vocab *v, struct sk_normalize *z, bool normalized, struct sk_added **ret,
+                 struct sk_err *err)
 {
     struct sk_added *a = sk_calloc(1, sizeof *a);
     if (a)
@@ -104,7 +105,8 @@ static uint32_t lower(const struct sk_added *a, struct range r, uint32_t depth, 
 }
 
 /* The longest spelling at s + at; NULL = none. */
-static const struct entry *longest(const struct sk_added *a, const struct sk_added_text *t, size_t at, size_t *ret_end, bool *ret_guarded)
+static const struct entry *longest(const struct sk_added *a, const struct sk_added_text *t, size_t at, size_t *ret_end,
+                                   bool *ret_guarded)
 {
     const struct entry *best = NULL;
     struct range r = a->first[(uint8_t)t->s[at]];

@@ -11,7 +11,8 @@
 struct sk_added; /* immutable after new */
 
 /* Of the added tokens those with the NORMALIZED flag, spelled as `z` normalizes them, or those without. */
-int sk_added_new(const struct sk_vocab *v, struct sk_normalize *z, bool normalized, struct sk_added **ret, struct sk_err *err);
+int sk_added_new(const struct sk_vocab *v, struct sk_normalize *z, bool normalized, struct sk_added **ret,
+                 struct sk_err *err);
 void sk_added_free(struct sk_added *a); /* NULL is allowed */
 
 struct sk_added_match {
@@ -23,13 +24,14 @@ struct sk_added_match {
 struct sk_added_text {
     const char *s;
     size_t n;
-    size_t done;    /* nothing before it is part of a match */
-    size_t from;    /* where the search goes on */
-    bool guarded;   /* there may be SK_TOKEN_GUARDs: passed over, and a token around one is no match */
-    bool specials;  /* special tokens match, too */
+    size_t done;   /* nothing before it is part of a match */
+    size_t from;   /* where the search goes on */
+    bool guarded;  /* there may be SK_TOKEN_GUARDs: passed over, and a token around one is no match */
+    bool specials; /* special tokens match, too */
 };
 
-/* The next match; moves t->done and t->from behind it. A spelling that may not match is passed over whole: nothing is found inside. */
+/* The next match; moves t->done and t->from behind it. A spelling that may not match is passed over whole: nothing is
+ * found inside. */
 bool sk_added_next(const struct sk_added *a, struct sk_added_text *t, struct sk_added_match *ret);
 
 #endif

@@ -114,8 +114,8 @@ int sk_bpe_ids_add(struct sk_bpe_ids *ids, uint32_t id)
     return 0;
 }
 
-/* Room for a word of n bytes: at most n symbols. A candidate leaves the heap for at most two new ones and takes a symbol with it,
- * so there are never more than 2 n. */
+/* Room for a word of n bytes: at most n symbols. A candidate leaves the heap for at most two new ones and takes a
+ * symbol with it, so there are never more than 2 n. */
 static int reserve(struct sk_bpe *b, size_t n)
 {
     if (n <= b->max_symbols)
@@ -182,7 +182,8 @@ static uint32_t put_symbols(struct sk_bpe *b, const char *s, size_t len)
 static void push(struct sk_bpe *b, uint32_t pos)
 {
     uint32_t next = b->symbols[pos].next;
-    const struct sk_vocab_merge *m = next == NONE ? NULL : sk_vocab_merge(b->v, b->symbols[pos].id, b->symbols[next].id);
+    const struct sk_vocab_merge *m =
+        next == NONE ? NULL : sk_vocab_merge(b->v, b->symbols[pos].id, b->symbols[next].id);
     if (!m)
         return;
     struct candidate c = {.order = (uint64_t)m->rank << 32 | pos, .merge = m};

@@ -1,5 +1,5 @@
-/* Properties of characters and the Unicode normal forms, as the Rust libraries under Hugging Face's tokenizers define them.
- * Together with normalize.c the only user of utf8proc.h. */
+/* Properties of characters and the Unicode normal forms, as the Rust libraries under Hugging Face's tokenizers define
+ * them. Together with normalize.c the only user of utf8proc.h. */
 #ifndef SK_CHARS_H
 #define SK_CHARS_H
 #include <stdbool.h>

@@ -37,7 +37,8 @@ static void end_run(struct sk_buf *raw, size_t start)
         sk_buf_str(raw, SK_DECODE_REPLACEMENT);
 }
 
-int sk_token_decode(const struct sk_vocab *v, const int32_t *ids, size_t n, bool skip_special, struct sk_buf *out, struct sk_err *err)
+int sk_token_decode(const struct sk_vocab *v, const int32_t *ids, size_t n, bool skip_special, struct sk_buf *out,
+                    struct sk_err *err)
 {
     struct sk_buf raw, text;
     sk_buf_init(&raw, out->max);
@@ -47,7 +48,8 @@ int sk_token_decode(const struct sk_vocab *v, const int32_t *ids, size_t n, bool
     int rc = 0;
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || (uint32_t)ids[i] >= v->n_word) {
-            rc = sk_err_set(err, SK_ERANGE, NULL, "token id %d at index %zu; the vocabulary has %u", ids[i], i, v->n_word);
+            rc = sk_err_set(err, SK_ERANGE, NULL, "token id %d at index %zu; the vocabulary has %u", ids[i], i,
+                            v->n_word);
             goto out;
         }
         const struct sk_vocab_word *w = &v->words[ids[i]];

@@ -7,8 +7,9 @@
 
 #define SK_DECODE_REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
 
-/* Makes *s, *n well-formed UTF-8: untouched where it is, else copied behind what is in `buf`, with U+FFFD for each maximal subpart
- * that is ill-formed (as WHATWG's decoder and Python do), and *s, *n are the copy. 0, -SK_ETOOBIG, -SK_ENOMEM. */
+/* Makes *s, *n well-formed UTF-8: untouched where it is, else copied behind what is in `buf`, with U+FFFD for each
+ * maximal subpart that is ill-formed (as WHATWG's decoder and Python do), and *s, *n are the copy. 0, -SK_ETOOBIG,
+ * -SK_ENOMEM. */
 int sk_decode_lossy(struct sk_buf *buf, const char **s, size_t *n);
 
 /* How many of its leading bytes the word loses as the first of the text: the spaces, where the decoder is Metaspace. */

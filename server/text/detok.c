@@ -11,29 +11,29 @@
  *
  *   token --bytes--> pend --characters--> stops --> out
  *
- * pend: bytes since the last time that the text ended in a whole character. While it ends in an ill-formed one nothing comes out,
- * as in tokenizers' DecodeStream, so that a token goes out as one piece with the rest of its character. A model that babbles
- * bytes would fill it: beyond HOLD_BYTES only an incomplete character at the end is kept.
+ * pend: bytes since the last time that the text ended in a whole character. While it ends in an ill-formed one nothing
+ * comes out, as in tokenizers' DecodeStream, so that a token goes out as one piece with the rest of its character. A
+ * model that babbles bytes would fill it: beyond HOLD_BYTES only an incomplete character at the end is kept.
  *
- * stops: one automaton a stop string (Knuth, Morris, Pratt 1977). The text held is the longest suffix that begins a stop
- * string, so it is a copy of that stop string's first bytes and needs no memory of its own. The stop that is complete first,
- * byte by byte, ends the answer, whatever the tokens' bounds; of two complete at once the longer. */
+ * stops: one automaton a stop string (Knuth, Morris, Pratt 1977). The text held is the longest suffix that begins a
+ * stop string, so it is a copy of that stop string's first bytes and needs no memory of its own. The stop that is
+ * complete first, byte by byte, ends the answer, whatever the tokens' bounds; of two complete at once the longer. */
 #define HOLD_BYTES 64
 
 struct automaton {
-    uint32_t state;  /* bytes matched */
-    uint32_t *fall;  /* fall[i]: the longest proper border of the first i bytes, i = 1 .. len */
+    uint32_t state; /* bytes matched */
+    uint32_t *fall; /* fall[i]: the longest proper border of the first i bytes, i = 1 .. len */
 };
 
 struct sk_detok {
     const struct sk_vocab *v;
     struct sk_stop stop;
     bool skip_special;
-    bool first;       /* no token yet */
-    bool in_run;      /* pend holds byte-fallback tokens */
-    uint32_t n_strip; /* spaces still to drop at the start of the text */
-    int matched;      /* index of the stop string, -1 = none */
-    uint32_t held, held_by; /* bytes held by the stops; whose first bytes they are */
+    bool first;                 /* no token yet */
+    bool in_run;                /* pend holds byte-fallback tokens */
+    uint32_t n_strip;           /* spaces still to drop at the start of the text */
+    int matched;                /* index of the stop string, -1 = none */
+    uint32_t held, held_by;     /* bytes held by the stops; whose first bytes they are */
     struct automaton *automata; /* one a stop string */
     uint32_t n_pend;
     char pend[]; /* HOLD_BYTES + the longest token */
@@ -151,7 +151,8 @@ static int feed(struct sk_detok *d, const char *s, size_t n, bool check, struct 
     return rc;
 }
 
-/* The first n bytes of pend become text. A run of byte tokens is one string, or each byte is a U+FFFD (see sk_token_decode). */
+/* The first n bytes of pend become text. A run of byte tokens is one string, or each byte is a U+FFFD (see
+ * sk_token_decode). */
 static int settle(struct sk_detok *d, uint32_t n, bool check, struct sk_buf *out)
 {
     bool spoilt = d->in_run && !sk_utf8_valid(d->pend, n);

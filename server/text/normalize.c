@@ -9,9 +9,9 @@
 #include "server/text/chars.h"
 #include "server/text/regex.h"
 
-#define MAX_OUT      ((size_t)1 << 30) /* bytes of normalized text */
-#define KEEP_BYTES   ((size_t)1 << 18) /* scratch that stays between calls */
-#define MAX_EXPANSION 18               /* characters that one decomposes to (U+FDFA under NFKD) */
+#define MAX_OUT       ((size_t)1 << 30) /* bytes of normalized text */
+#define KEEP_BYTES    ((size_t)1 << 18) /* scratch that stays between calls */
+#define MAX_EXPANSION 18                /* characters that one decomposes to (U+FDFA under NFKD) */
 
 struct sk_normalize {
     const struct sk_vocab *v;
@@ -80,8 +80,9 @@ static int reserve_chars(struct sk_normalize *z, size_t n)
     return 0;
 }
 
-/* Canonical ordering (Unicode 15, section 3.11, D109) of one run of characters with a combining class other than 0. Counting sort,
- * because utf8proc's own takes O(n^2) on a long run. Needs n more characters of scratch behind `run`'s array at `tmp`. */
+/* Canonical ordering (Unicode 15, section 3.11, D109) of one run of characters with a combining class other than 0.
+ * Counting sort, because utf8proc's own takes O(n^2) on a long run. Needs n more characters of scratch behind `run`'s
+ * array at `tmp`. */
 static void order_marks(utf8proc_int32_t *run, size_t n, utf8proc_int32_t *tmp)
 {
     size_t start[257] = {0};
@@ -116,9 +117,11 @@ static int put_chars(struct sk_buf *out, const utf8proc_int32_t *chars, size_t n
 }
 
 /* One segment that no character outside it composes with. */
-static int normal_segment(struct sk_normalize *z, enum sk_vocab_op_kind kind, const char *s, size_t n, struct sk_buf *out)
+static int normal_segment(struct sk_normalize *z, enum sk_vocab_op_kind kind, const char *s, size_t n,
+                          struct sk_buf *out)
 {
-    bool compat = kind == SK_VOCAB_NFKC || kind == SK_VOCAB_NFKD, compose = kind == SK_VOCAB_NFC || kind == SK_VOCAB_NFKC;
+    bool compat = kind == SK_VOCAB_NFKC || kind == SK_VOCAB_NFKD,
+         compose = kind == SK_VOCAB_NFC || kind == SK_VOCAB_NFKC;
     utf8proc_option_t options = UTF8PROC_DECOMPOSE | (compat ? UTF8PROC_COMPAT : 0);
     size_t n_chars = 0;
     for (size_t i = 0; i < n;) {
@@ -126,7 +129,8 @@ static int normal_segment(struct sk_normalize *z, enum sk_vocab_op_kind kind, co
         i += (size_t)sk_utf8_next(s + i, n - i, &cp);
         if (reserve_chars(z, n_chars + MAX_EXPANSION))
             return -SK_ENOMEM;
-        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, z->chars + n_chars, MAX_EXPANSION, options, NULL);
+        utf8proc_ssize_t k =
+            utf8proc_decompose_char((utf8proc_int32_t)cp, z->chars + n_chars, MAX_EXPANSION, options, NULL);
         if (k < 0 || k > MAX_EXPANSION)
             return -SK_EINTERNAL;
         n_chars += (size_t)k;
@@ -135,7 +139,8 @@ static int normal_segment(struct sk_normalize *z, enum sk_vocab_op_kind kind, co
         return -SK_ENOMEM;
     order(z->chars, n_chars, z->chars + n_chars);
     if (compose) {
-        utf8proc_ssize_t k = utf8proc_normalize_utf32(z->chars, (utf8proc_ssize_t)n_chars, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        utf8proc_ssize_t k =
+            utf8proc_normalize_utf32(z->chars, (utf8proc_ssize_t)n_chars, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
         if (k < 0)
             return -SK_EINTERNAL;
         n_chars = (size_t)k;
@@ -143,8 +148,8 @@ static int normal_segment(struct sk_normalize *z, enum sk_vocab_op_kind kind, co
     return put_chars(out, z->chars, n_chars);
 }
 
-/* ASCII is in every normal form and nothing before an ASCII character composes with it: segments run from the last ASCII character
- * before some that are not, to the next ASCII character behind them. */
+/* ASCII is in every normal form and nothing before an ASCII character composes with it: segments run from the last
+ * ASCII character before some that are not, to the next ASCII character behind them. */
 static int normal_form(struct sk_normalize *z, enum sk_vocab_op_kind kind, const char *s, size_t n, struct sk_buf *out)
 {
     for (size_t i = 0; i < n;) {

@@ -12,8 +12,8 @@
 #define MAX_OUT    ((size_t)1 << 30)
 #define KEEP_BYTES ((size_t)1 << 18)
 
-/* A step hands each of its pieces to the next step at once, the last one to emit: the program is a chain of calls, at most
- * SK_VOCAB_MAX_OPS deep. What a step needs is its own, as only one call of it is active. */
+/* A step hands each of its pieces to the next step at once, the last one to emit: the program is a chain of calls, at
+ * most SK_VOCAB_MAX_OPS deep. What a step needs is its own, as only one call of it is active. */
 struct sk_pretok {
     const struct sk_vocab *v;
     sk_pretok_fn *emit;
@@ -64,8 +64,8 @@ void sk_pretok_trim(struct sk_pretok *p)
             sk_buf_done(&p->text[i]);
 }
 
-/* Joins a text's segments, which alternate between matches and the rest, into pieces. The last piece is held until it is known
- * whether the next segment belongs to it. */
+/* Joins a text's segments, which alternate between matches and the rest, into pieces. The last piece is held until it
+ * is known whether the next segment belongs to it. */
 struct joiner {
     struct sk_pretok *p;
     uint32_t i; /* the step */
@@ -85,8 +85,8 @@ static int joiner_flush(struct joiner *j)
     return step(j->p, j->i + 1, j->s + from, j->to - from, j->first && from == 0);
 }
 
-/* The behaviours are those of tokenizers' NormalizedString::split, which folds MergedWithNext from the end: so of two matches in
- * turn only the last joins what follows. */
+/* The behaviours are those of tokenizers' NormalizedString::split, which folds MergedWithNext from the end: so of two
+ * matches in turn only the last joins what follows. */
 static int joiner_add(struct joiner *j, size_t from, size_t to, bool match)
 {
     if (from == to)
@@ -115,7 +115,8 @@ static int joiner_add(struct joiner *j, size_t from, size_t to, bool match)
 static struct joiner joiner_of(struct sk_pretok *p, uint32_t i, const char *s, bool first)
 {
     uint32_t arg = p->v->pretok[i].arg;
-    return (struct joiner){.p = p, .i = i, .s = s, .first = first, .behaviour = arg & SK_VOCAB_ARG_MASK, .invert = arg & SK_VOCAB_INVERT};
+    return (struct joiner){
+        .p = p, .i = i, .s = s, .first = first, .behaviour = arg & SK_VOCAB_ARG_MASK, .invert = arg & SK_VOCAB_INVERT};
 }
 
 static int split(struct sk_pretok *p, uint32_t i, const char *s, size_t n, bool first)

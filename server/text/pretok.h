@@ -15,8 +15,9 @@ int sk_pretok_new(const struct sk_vocab *v, sk_pretok_fn *emit, void *arg, struc
 void sk_pretok_free(struct sk_pretok *p); /* NULL is allowed */
 void sk_pretok_trim(struct sk_pretok *p); /* gives large scratch back */
 
-/* Emits the pieces of s[0..n), well-formed UTF-8, in order. `first`: it is the start of the whole text. Holds no list of pieces:
- * memory O(1), or O(n) where a step rewrites the text. -SK_ETOOBIG (a regex's limit), -SK_ENOMEM, or what emit returned. */
+/* Emits the pieces of s[0..n), well-formed UTF-8, in order. `first`: it is the start of the whole text. Holds no list
+ * of pieces: memory O(1), or O(n) where a step rewrites the text. -SK_ETOOBIG (a regex's limit), -SK_ENOMEM, or what
+ * emit returned. */
 int sk_pretok_run(struct sk_pretok *p, const char *s, size_t n, bool first);
 
 #endif

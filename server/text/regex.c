@@ -30,35 +30,44 @@ static void release(void *p, void *arg)
     sk_free(p);
 }
 
+static int no_memory(struct sk_err *err)
+{
+    return sk_err_set(err, SK_ENOMEM, NULL, "out of memory compiling a regex");
+}
+
 static int compile(struct sk_regex *r, const char *pattern, size_t n, bool literal, struct sk_err *err)
 {
-    /* \C would cut characters; (*UTF) and the like in a pattern change nothing here. */
-    uint32_t options = literal ? PCRE2_UTF | PCRE2_LITERAL : PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
-    int code;
-    PCRE2_SIZE at;
-    r->code = pcre2_compile((PCRE2_SPTR)pattern, n, options, &code, &at, NULL);
+    /* Oniguruma's ^ and $ are those of lines. \C would cut characters. */
+    uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
+    pcre2_compile_context *context = pcre2_compile_context_create(r->memory);
+    int code = 0;
+    PCRE2_SIZE at = 0;
+    if (!context)
+        return no_memory(err);
+    r->code = pcre2_compile((PCRE2_SPTR)pattern, n, literal ? PCRE2_UTF | PCRE2_LITERAL : options, &code, &at, context);
+    pcre2_compile_context_free(context);
     if (r->code)
         return 0;
+    if (code == PCRE2_ERROR_HEAP_FAILED)
+        return no_memory(err);
     char why[160];
     pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-    return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: regex \"%.*s\": %s at byte %zu", n > 100 ? 100 : (int)n, pattern, why,
-                      (size_t)at);
+    return sk_err_set(err, SK_EFORMAT, NULL, "tokenizer: regex \"%.*s\": %s at byte %zu", n > 100 ? 100 : (int)n,
+                      pattern, why, (size_t)at);
 }
 
 int sk_regex_new(const char *pattern, size_t n, bool literal, struct sk_regex **ret, struct sk_err *err)
 {
-    int rc = 0;
     struct sk_regex *r = sk_calloc(1, sizeof *r);
-    if (!r)
-        return sk_err_set(err, SK_ENOMEM, NULL, "out of memory compiling a regex");
-    rc = compile(r, pattern, n, literal, err);
+    if (r)
+        r->memory = pcre2_general_context_create(allocate, release, NULL);
+    int rc = r && r->memory ? compile(r, pattern, n, literal, err) : no_memory(err);
     if (rc)
         goto out;
-    r->memory = pcre2_general_context_create(allocate, release, NULL);
-    r->data = r->memory ? pcre2_match_data_create(1, r->memory) : NULL;
-    r->limits = r->memory ? pcre2_match_context_create(r->memory) : NULL;
+    r->data = pcre2_match_data_create(1, r->memory);
+    r->limits = pcre2_match_context_create(r->memory);
     if (!r->data || !r->limits) {
-        rc = sk_err_set(err, SK_ENOMEM, NULL, "out of memory compiling a regex");
+        rc = no_memory(err);
         goto out;
     }
     pcre2_set_match_limit(r->limits, MAX_STEPS);

@@ -17,8 +17,8 @@
 #define GUARD_BYTES (sizeof SK_TOKEN_GUARD - 1)
 #define KEEP_BYTES  ((size_t)1 << 18)
 
-/* The order is that of tokenizers' TokenizerImpl::encode: added tokens that are not normalized are cut out first, the text
- * between them is normalized, then the normalized ones are cut out, what remains is pre-tokenized and merged. */
+/* The order is that of tokenizers' TokenizerImpl::encode: added tokens that are not normalized are cut out first, the
+ * text between them is normalized, then the normalized ones are cut out, what remains is pre-tokenized and merged. */
 struct sk_token {
     const struct sk_vocab *v;
     struct sk_normalize *normalize;
@@ -167,8 +167,8 @@ static int encode(struct sk_token *t, const char *s, size_t n, enum sk_token_mod
     return rc;
 }
 
-int sk_token_encode(struct sk_token *t, const char *s, size_t n, enum sk_token_mode mode, bool add_bos, size_t max_tok, int32_t **ret_ids,
-                    size_t *ret_n, struct sk_err *err)
+int sk_token_encode(struct sk_token *t, const char *s, size_t n, enum sk_token_mode mode, bool add_bos, size_t max_tok,
+                    int32_t **ret_ids, size_t *ret_n, struct sk_err *err)
 {
     t->ids = (struct sk_bpe_ids){.max = max_tok};
     int rc = n > MAX_TEXT ? -SK_ETOOBIG : encode(t, s, n, mode, add_bos);

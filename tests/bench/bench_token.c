@@ -1,5 +1,5 @@
-/* Encoding speed: bench_token VOCAB.skv FILE... encodes each file as one text, again and again for a second, and prints MB/s; then the
- * texts that are bad for a tokenizer, and what opening costs. One thread. */
+/* Encoding speed: bench_token VOCAB.skv FILE... encodes each file as one text, again and again for a second, and prints
+ * MB/s; then the texts that are bad for a tokenizer, and what opening costs. One thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

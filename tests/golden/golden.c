@@ -154,7 +154,8 @@ static void bench_open(struct bench *b, const struct golden_dir *g, struct sk_ba
     must(sk_group_self(&b->group), &err);
     struct sk_model_src src = {&g->dir, &g->w, be, b->group, run->n};
     must(sk_model_open(&b->model, &src, &err), &err);
-    struct sk_kv_conf kc = {.dtype = run->kv_dtype, .max_slot = 1, .max_len = run->n, .max_row = run->chunk, .n_kv_head = d->n_kv_head};
+    struct sk_kv_conf kc = {
+        .dtype = run->kv_dtype, .max_slot = 1, .max_len = run->n, .max_row = run->chunk, .n_kv_head = d->n_kv_head};
     uint64_t n_blk = run->n / SK_KV_BLOCK + 1;
     kc.bytes = d->n_group * n_blk * d->n_layer * be->kv_block_bytes(be, kc.dtype, kc.n_kv_head, sk_desc_head_stride(d));
     must(sk_kv_open(&b->kv, d, be, &kc, &err), &err);
@@ -209,7 +210,8 @@ static void run_chunk(struct bench *b, const struct golden_run *run, uint32_t po
         sk_assert(b->be->wait(b->be) == 0);
         const float *logits = (const float *)(uintptr_t)b->scratch.logits.a;
         for (uint32_t i = 0; i < m; i++)
-            memcpy(ret + (size_t)(first + i) * n_vocab, logits + (size_t)i * b->scratch.ld_logits, n_vocab * sizeof *ret);
+            memcpy(ret + (size_t)(first + i) * n_vocab, logits + (size_t)i * b->scratch.ld_logits,
+                   n_vocab * sizeof *ret);
     }
 }
 

@@ -1,5 +1,5 @@
-/* What the filters keep, and with which probabilities, against logits processors of Hugging Face transformers on the last logits of two tiny
- * models (tests/golden/README.md, sampling.json). */
+/* What the filters keep, and with which probabilities, against logits processors of Hugging Face transformers on the
+ * last logits of two tiny models (tests/golden/README.md, sampling.json). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -88,8 +88,8 @@ void driver_close(struct driver *d, uint32_t slot)
     driver_go(d, NULL);
 }
 
-void driver_generate(struct driver *d, const int32_t *prompt, uint32_t n_prompt, const struct sk_params *params, uint32_t chunk,
-                     uint32_t n, struct sk_result_row *prompt_rows, struct sk_result_row *rows)
+void driver_generate(struct driver *d, const int32_t *prompt, uint32_t n_prompt, const struct sk_params *params,
+                     uint32_t chunk, uint32_t n, struct sk_result_row *prompt_rows, struct sk_result_row *rows)
 {
     for (uint32_t pos = 0; pos < n_prompt; pos += chunk) {
         uint32_t len = n_prompt - pos < chunk ? n_prompt - pos : chunk;

@@ -1,4 +1,5 @@
-/* Plans by hand: a test's leader. It decides nothing: a slot owns a fixed range of block numbers, records go in as the test says. Asserts on failure. */
+/* Plans by hand: a test's leader. It decides nothing: a slot owns a fixed range of block numbers, records go in as the
+ * test says. Asserts on failure. */
 #ifndef SK_DRIVER_H
 #define SK_DRIVER_H
 #include <stdint.h>
@@ -21,7 +22,8 @@ void driver_done(struct driver *d);
 
 /* Between begin and go: records of one plan, in the order that comm/wire/plan.h asks for. */
 void driver_begin(struct driver *d);
-/* Opens `slot` with the prompt and blocks for n_tok tokens in every group: numbers slot * per, ... where per = blocks / max_slot. NULL params = greedy. */
+/* Opens `slot` with the prompt and blocks for n_tok tokens in every group: numbers slot * per, ... where per = blocks /
+ * max_slot. NULL params = greedy. */
 void driver_open(struct driver *d, uint32_t slot, const int32_t *prompt, uint32_t n_prompt, uint32_t n_tok,
                  const struct sk_params *params, const int32_t *list);
 void driver_run(struct driver *d, uint32_t slot, uint32_t pos, uint32_t n, uint32_t want);
@@ -32,9 +34,9 @@ int driver_try(struct driver *d, struct sk_err *err);
 
 /* One plan that closes `slot`. */
 void driver_close(struct driver *d, uint32_t slot);
-/* Opens slot 0, runs the prompt in chunks of `chunk`, draws n tokens one by one into ret, closes. prompt_rows (may be NULL) gets the n_prompt - 1 rows of
- * prompt log-probs, then rows (may be NULL) the n drawn ones. */
-void driver_generate(struct driver *d, const int32_t *prompt, uint32_t n_prompt, const struct sk_params *params, uint32_t chunk,
-                     uint32_t n, struct sk_result_row *prompt_rows, struct sk_result_row *rows);
+/* Opens slot 0, runs the prompt in chunks of `chunk`, draws n tokens one by one into ret, closes. prompt_rows (may be
+ * NULL) gets the n_prompt - 1 rows of prompt log-probs, then rows (may be NULL) the n drawn ones. */
+void driver_generate(struct driver *d, const int32_t *prompt, uint32_t n_prompt, const struct sk_params *params,
+                     uint32_t chunk, uint32_t n, struct sk_result_row *prompt_rows, struct sk_result_row *rows);
 
 #endif

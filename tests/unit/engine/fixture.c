@@ -59,8 +59,12 @@ static struct sk_dir_entry *add(struct maker *m, const char *name, const struct 
 
 static void vector(struct maker *m, const char *name, uint32_t n, float mean, float spread)
 {
-    struct sk_dir_entry e = {
-        .dtype = SK_F32, .pack = SK_PACK_PLAIN, .n_out = n, .n_in = 1, .slab_k = 1, .bytes = SK_ALIGN16(n) * sizeof(float)};
+    struct sk_dir_entry e = {.dtype = SK_F32,
+                             .pack = SK_PACK_PLAIN,
+                             .n_out = n,
+                             .n_in = 1,
+                             .slab_k = 1,
+                             .bytes = SK_ALIGN16(n) * sizeof(float)};
     add(m, name, &e);
     if (m->base) {
         float *v = (float *)(m->base + m->entry[m->n].offset);
@@ -111,7 +115,8 @@ static void matrix(struct maker *m, enum sk_dtype dtype, const struct matrix *x)
         sk_assert(row);
         for (uint32_t o = 0; o < x->n_out; o++) {
             for (uint32_t i = 0; i < x->n_in; i++) {
-                bool pad = (x->out_unit && o % x->out_unit >= x->out_used) || (x->in_unit && i % x->in_unit >= x->in_used);
+                bool pad =
+                    (x->out_unit && o % x->out_unit >= x->out_used) || (x->in_unit && i % x->in_unit >= x->in_used);
                 row[i] = pad ? 0 : x->scale * uniform(m, o, i);
             }
             put_row(&p, m->base + m->entry[m->n].offset, o, row);
@@ -149,11 +154,16 @@ static void layer(struct maker *m, uint32_t l)
     char name[SK_DIR_NAME_MAX];
 
     norm(m, name_of(name, l, "attn_norm"));
-    struct matrix qkv = {name_of(name, l, "qkv"), .n_out = (d->n_head + 2 * d->n_kv_head) * hs, .n_in = d->n_embd,
-                         .out_unit = hs, .out_used = d->head_dim, .split = SK_SPLIT_OUT, .scale = in};
+    struct matrix qkv = {name_of(name, l, "qkv"),
+                         .n_out = (d->n_head + 2 * d->n_kv_head) * hs,
+                         .n_in = d->n_embd,
+                         .out_unit = hs,
+                         .out_used = d->head_dim,
+                         .split = SK_SPLIT_OUT,
+                         .scale = in};
     matrix(m, m->dtype, &qkv);
-    struct matrix o = {name_of(name, l, "o"), .n_out = d->n_embd, .n_in = d->n_head * hs, .slab_k = lcm32(hs),
-                       .in_unit = hs, .in_used = d->head_dim, .split = SK_SPLIT_IN, .scale = 0.5f * in};
+    struct matrix o = {name_of(name, l, "o"), .n_out = d->n_embd,     .n_in = d->n_head * hs, .slab_k = lcm32(hs),
+                       .in_unit = hs,         .in_used = d->head_dim, .split = SK_SPLIT_IN,   .scale = 0.5f * in};
     matrix(m, m->dtype, &o);
     if (d->qk_norm) {
         vector(m, name_of(name, l, "q_norm"), d->head_dim, 1, 0.2f);
@@ -161,11 +171,17 @@ static void layer(struct maker *m, uint32_t l)
     }
 
     norm(m, name_of(name, l, "ffn_norm"));
-    struct matrix up = {name_of(name, l, d->gated ? "gate_up" : "up"), .n_out = (d->gated ? 2 : 1) * fs, .n_in = d->n_embd,
-                        .out_unit = fs, .out_used = d->n_ffn, .split = SK_SPLIT_OUT, .scale = in};
+    struct matrix up = {name_of(name, l, d->gated ? "gate_up" : "up"),
+                        .n_out = (d->gated ? 2 : 1) * fs,
+                        .n_in = d->n_embd,
+                        .out_unit = fs,
+                        .out_used = d->n_ffn,
+                        .split = SK_SPLIT_OUT,
+                        .scale = in};
     matrix(m, m->dtype, &up);
-    struct matrix down = {name_of(name, l, "down"), .n_out = d->n_embd, .n_in = fs, .slab_k = 32,
-                          .in_unit = fs, .in_used = d->n_ffn, .split = SK_SPLIT_IN, .scale = 0.5f * in};
+    struct matrix down = {
+        name_of(name, l, "down"), .n_out = d->n_embd,   .n_in = fs,        .slab_k = 32, .in_unit = fs,
+        .in_used = d->n_ffn,      .split = SK_SPLIT_IN, .scale = 0.5f * in};
     matrix(m, m->dtype, &down);
     if (d->norm == SK_NORM_LAYER) { /* the families with LayerNorm have biases everywhere */
         vector(m, name_of(name, l, "o.bias"), d->n_embd, 0, 0.1f);
@@ -196,10 +212,12 @@ static void make(struct maker *m)
     m->n = 0;
     m->offset = 0;
     float head = 2 / sqrtf((float)d->n_embd);
-    matrix(m, m->dtype, &(struct matrix){"embed", .n_out = d->n_vocab, .n_in = d->n_embd, .split = SK_SPLIT_OUT,
-                                         .scale = d->tied ? head : 1});
+    matrix(m, m->dtype,
+           &(struct matrix){"embed", .n_out = d->n_vocab, .n_in = d->n_embd, .split = SK_SPLIT_OUT,
+                            .scale = d->tied ? head : 1});
     if (!d->tied)
-        matrix(m, m->dtype, &(struct matrix){"head", .n_out = d->n_vocab, .n_in = d->n_embd, .split = SK_SPLIT_OUT, .scale = head});
+        matrix(m, m->dtype,
+               &(struct matrix){"head", .n_out = d->n_vocab, .n_in = d->n_embd, .split = SK_SPLIT_OUT, .scale = head});
     if (d->pos_embed)
         matrix(m, SK_F32, &(struct matrix){"pos_embed", .n_out = d->max_len, .n_in = d->n_embd, .scale = 0.1f});
     for (uint32_t l = 0; l < d->n_layer; l++)
@@ -215,12 +233,21 @@ static int by_name(const void *a, const void *b)
 
 void fixture_open(struct fixture *f, const struct sk_desc *desc, enum sk_dtype dtype, uint64_t seed)
 {
-    *f = (struct fixture){.dir = {.name = "fixture", .digest = "00000000000000000000000000000000", .n_eos = 1, .eos = {2}, .bos = 1}};
+    *f = (struct fixture){
+        .dir = {.name = "fixture", .digest = "00000000000000000000000000000000", .n_eos = 1, .eos = {2}, .bos = 1}};
     f->dir.desc = *desc;
     struct sk_err err;
     sk_assert(sk_desc_check(&f->dir.desc, &err) == 0);
-    f->dir.gen = (struct sk_gen_defaults){.temperature = NAN, .top_p = NAN, .min_p = NAN, .typical_p = NAN, .repetition_penalty = NAN,
-                                          .eta_cutoff = NAN, .epsilon_cutoff = NAN, .top_k = -1, .no_repeat_ngram = -1, .do_sample = -1};
+    f->dir.gen = (struct sk_gen_defaults){.temperature = NAN,
+                                          .top_p = NAN,
+                                          .min_p = NAN,
+                                          .typical_p = NAN,
+                                          .repetition_penalty = NAN,
+                                          .eta_cutoff = NAN,
+                                          .epsilon_cutoff = NAN,
+                                          .top_k = -1,
+                                          .no_repeat_ngram = -1,
+                                          .do_sample = -1};
     for (int i = 0; i < SK_SELFTEST_TOKENS; i++)
         f->dir.selftest_ids[i] = (7 * i + 3) % (int)desc->n_vocab;
 

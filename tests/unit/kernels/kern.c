@@ -167,7 +167,8 @@ void kern_free_all(struct sk_backend *be)
     }
 }
 
-static void make_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32_t out, float *row, struct sk_block *blocks)
+static void make_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32_t out, float *row,
+                     struct sk_block *blocks)
 {
     for (uint32_t i = 0; i < n_in; i++)
         row[i] = kern_normal(stream, out * n_in + i) / sqrtf((float)n_in);
@@ -195,7 +196,8 @@ static void *pack_rows(uint32_t stream, const struct sk_pack *p, uint32_t first)
     return data;
 }
 
-struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in, uint32_t slab_k)
+struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in,
+                       uint32_t slab_k)
 {
     struct sk_mat mat = {0};
     assert_int_equal(sk_pack_layout(&mat.pack, dtype, n_out, n_in, slab_k), 0);

@@ -1,5 +1,5 @@
-/* What the tests of kernels/ share: backends to test, pseudo-random inputs, buffers in backend memory, comparison. Every function fails the running
- * cmocka test where something goes wrong. */
+/* What the tests of kernels/ share: backends to test, pseudo-random inputs, buffers in backend memory, comparison.
+ * Every function fails the running cmocka test where something goes wrong. */
 #ifndef KERN_H
 #define KERN_H
 #include <setjmp.h>
@@ -10,8 +10,9 @@
 #include <stdbool.h>
 #include "kernels/kernels.h"
 
-/* Opens one backend after the other: calls test(backend with one thread, the same with two, ref) for each level of each backend that this
- * machine reaches, and prints those that it does not reach. Fails if none is reached but "ref" itself. */
+/* Opens one backend after the other: calls test(backend with one thread, the same with two, ref) for each level of each
+ * backend that this machine reaches, and prints those that it does not reach. Fails if none is reached but "ref"
+ * itself. */
 struct kern {
     struct sk_backend *one, *two, *ref;
 };
@@ -25,8 +26,8 @@ uint32_t kern_below(uint32_t stream, uint32_t i, uint32_t n);
 float *kern_rows(uint32_t stream, uint32_t n_row, uint32_t width, uint32_t ld);
 void *kern_zeros(size_t bytes); /* the caller frees it */
 
-/* Buffers. kern_get brings bytes back through fetch, the only way out; so buffers are made by kern_put or kern_new alone, which round sizes
- * up to result rows. All buffers of a backend are freed by kern_free_all. */
+/* Buffers. kern_get brings bytes back through fetch, the only way out; so buffers are made by kern_put or kern_new
+ * alone, which round sizes up to result rows. All buffers of a backend are freed by kern_free_all. */
 struct sk_dev kern_new(struct sk_backend *be, size_t bytes);
 struct sk_dev kern_put(struct sk_backend *be, const void *src, size_t bytes);
 void kern_get(struct sk_backend *be, struct sk_dev src, void *dst, size_t bytes);
@@ -34,13 +35,15 @@ void kern_free(struct sk_backend *be, struct sk_dev d);
 void kern_free_all(struct sk_backend *be);
 
 /* A matrix of about N(0, 1 / n_in) weights, packed and uploaded. */
-struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in, uint32_t slab_k);
+struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in,
+                       uint32_t slab_k);
 /* Row `out` of the same matrix as floats. */
 void kern_mat_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32_t out, float *ret);
 
 /* |a - b| <= tol for all n, no NaN. */
 void kern_assert_near(const float *a, const float *b, size_t n, double tol, const char *what);
 void kern_assert_same_bits(const void *a, const void *b, size_t bytes, const char *what);
-void kern_assert_pad(const float *rows, uint32_t n_row, uint32_t width, uint32_t ld); /* zeros from width to the next multiple of 16 */
+void kern_assert_pad(const float *rows, uint32_t n_row, uint32_t width,
+                     uint32_t ld); /* zeros from width to the next multiple of 16 */
 
 #endif

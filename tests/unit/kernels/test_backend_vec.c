@@ -1,4 +1,5 @@
-/* embed, norm, act, add and gather of every backend and level against kernels/ref, and each row alone against itself among others. */
+/* embed, norm, act, add and gather of every backend and level against kernels/ref, and each row alone against itself
+ * among others. */
 #include "tests/unit/kernels/kern.h"
 
 #include <math.h>
@@ -9,11 +10,12 @@
 
 enum { N_ROW = 17 };
 
-static const uint32_t widths[] = {1, 8, 15, 16, 17, 31, 64, 100, 128, 576, 1000};
+static const uint32_t widths[] = {1, 8, 15, 16, 17, 31, 64, 100, 128, 576, 2500};
 enum { N_WIDTH = sizeof widths / sizeof widths[0] };
 
 /* `want` and `got` hold n_row rows; |difference| <= tol * (1 + |want|). */
-static void check_rows(const float *want, const float *got, uint32_t n_row, uint32_t width, uint32_t ld, double tol, const char *what)
+static void check_rows(const float *want, const float *got, uint32_t n_row, uint32_t width, uint32_t ld, double tol,
+                       const char *what)
 {
     for (uint32_t r = 0; r < n_row; r++) {
         for (uint32_t i = 0; i < width; i++) {
@@ -29,11 +31,12 @@ static void check_rows(const float *want, const float *got, uint32_t n_row, uint
 typedef void (*row_op)(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret);
 
 /* Against ref; with two threads; and each row alone. in: N_ROW rows of ld_in. */
-static void check_op(const struct kern *k, row_op op, const void *arg, const float *in, uint32_t ld_in, uint32_t width, double tol,
-                     const char *what)
+static void check_op(const struct kern *k, row_op op, const void *arg, const float *in, uint32_t ld_in, uint32_t width,
+                     double tol, const char *what)
 {
     const uint32_t ld = (uint32_t)SK_ALIGN16(width);
-    float *want = kern_zeros((size_t)N_ROW * ld * 4), *all = kern_zeros((size_t)N_ROW * ld * 4), *got = kern_zeros((size_t)N_ROW * ld * 4);
+    float *want = kern_zeros((size_t)N_ROW * ld * 4), *all = kern_zeros((size_t)N_ROW * ld * 4),
+          *got = kern_zeros((size_t)N_ROW * ld * 4);
     op(k->ref, arg, in, N_ROW, want);
     op(k->one, arg, in, N_ROW, all);
     check_rows(want, all, N_ROW, width, ld, tol, what);
@@ -56,7 +59,12 @@ static void run_norm(struct sk_backend *be, const void *arg, const float *in, ui
     const struct norm *norm = arg;
     const size_t bytes = (size_t)n_row * norm->ld * sizeof *in;
     float *weight = kern_rows(20, 1, norm->dim, norm->ld), *bias = kern_rows(21, 1, norm->dim, norm->ld);
-    struct sk_op_norm op = {.x = kern_put(be, in, bytes), .n_row = n_row, .dim = norm->dim, .ld = norm->ld, .eps = 1e-5f, .layer = norm->layer};
+    struct sk_op_norm op = {.x = kern_put(be, in, bytes),
+                            .n_row = n_row,
+                            .dim = norm->dim,
+                            .ld = norm->ld,
+                            .eps = 1e-5f,
+                            .layer = norm->layer};
     op.out = norm->in_place ? op.x : kern_new(be, bytes);
     op.weight = kern_put(be, weight, norm->ld * sizeof *weight);
     if (norm->bias)
@@ -131,7 +139,8 @@ static void check_act(const struct kern *k)
 static void run_embed(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim, bool pos_table, float *ret)
 {
     enum { N_VOCAB = 37, N_SLOT = 3, MAX_LEN = 20 };
-    const uint32_t ld = (uint32_t)SK_ALIGN16(dim), slab = dim % 2 == 0 && dim / 2 % (uint32_t)sk_pack_unit(dtype) == 0 ? dim / 2 : dim;
+    const uint32_t ld = (uint32_t)SK_ALIGN16(dim),
+                   slab = dim % 2 == 0 && dim / 2 % (uint32_t)sk_pack_unit(dtype) == 0 ? dim / 2 : dim;
     int32_t slot[N_ROW], pos[N_ROW], token[N_SLOT * MAX_LEN];
     for (uint32_t i = 0; i < N_SLOT * MAX_LEN; i++)
         token[i] = (int32_t)kern_below(30, i, N_VOCAB);
@@ -139,10 +148,17 @@ static void run_embed(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim, 
         slot[r] = (int32_t)kern_below(31, r, N_SLOT);
         pos[r] = (int32_t)kern_below(32, r, MAX_LEN);
     }
-    struct sk_mat table = kern_mat(be, 33, dtype, N_VOCAB, dim, slab), place = kern_mat(be, 34, SK_F32, MAX_LEN, dim, dim);
-    struct sk_rows rows = {.n_row = N_ROW, .slot = kern_put(be, slot, sizeof slot), .pos = kern_put(be, pos, sizeof pos),
-                           .token = kern_put(be, token, sizeof token), .max_len = MAX_LEN};
-    struct sk_op_embed op = {.out = kern_new(be, (size_t)N_ROW * ld * 4), .ld = ld, .table = &table, .pos_table = pos_table ? &place : NULL,
+    struct sk_mat table = kern_mat(be, 33, dtype, N_VOCAB, dim, slab),
+                  place = kern_mat(be, 34, SK_F32, MAX_LEN, dim, dim);
+    struct sk_rows rows = {.n_row = N_ROW,
+                           .slot = kern_put(be, slot, sizeof slot),
+                           .pos = kern_put(be, pos, sizeof pos),
+                           .token = kern_put(be, token, sizeof token),
+                           .max_len = MAX_LEN};
+    struct sk_op_embed op = {.out = kern_new(be, (size_t)N_ROW * ld * 4),
+                             .ld = ld,
+                             .table = &table,
+                             .pos_table = pos_table ? &place : NULL,
                              .rows = &rows};
     be->embed(be, &op);
     kern_get(be, op.out, ret, (size_t)N_ROW * ld * 4);
@@ -169,11 +185,15 @@ static void check_embed(const struct kern *k)
 }
 
 /* No rounding to differ in: the bits are ref's. */
-static void run_add_gather(struct sk_backend *be, const float *a, const float *b, const int32_t index[N_ROW], uint32_t ld, float *ret)
+static void run_add_gather(struct sk_backend *be, const float *a, const float *b, const int32_t index[N_ROW],
+                           uint32_t ld, float *ret)
 {
     const size_t bytes = (size_t)N_ROW * ld * sizeof *a;
-    struct sk_op_gather op = {.in = kern_put(be, a, bytes), .index = kern_put(be, index, N_ROW * sizeof *index), .out = kern_new(be, bytes),
-                              .n_row = N_ROW, .ld = ld};
+    struct sk_op_gather op = {.in = kern_put(be, a, bytes),
+                              .index = kern_put(be, index, N_ROW * sizeof *index),
+                              .out = kern_new(be, bytes),
+                              .n_row = N_ROW,
+                              .ld = ld};
     be->add(be, op.in, kern_put(be, b, bytes), (uint64_t)N_ROW * ld);
     be->gather(be, &op);
     kern_get(be, op.out, ret, bytes);
@@ -218,6 +238,7 @@ static void add_and_gather(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(norm), cmocka_unit_test(act), cmocka_unit_test(embed), cmocka_unit_test(add_and_gather)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(norm), cmocka_unit_test(act), cmocka_unit_test(embed),
+                                       cmocka_unit_test(add_and_gather)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,8 @@
 
 enum { N = 8 };
 
-static const struct sk_samp plain = {.flags = SK_SAMP_PROCESS, .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
+static const struct sk_samp plain = {
+    .flags = SK_SAMP_PROCESS, .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
 static const float raw[N] = {1, -2, 3, -4, 5, 0, 7, -8};
 
 static int32_t bits(float f)
@@ -125,10 +126,16 @@ static void rows_of_a_step(void **state)
     samp[3].slot = 0, samp[3].pos = 3, samp[3].top_k = 1;
     for (int i = 0; i < N_ROW * LD; i++)
         work[i] = 123;
-    struct sk_op_logits op = {.logits = kern_put(be, logits, sizeof logits), .work = kern_put(be, work, sizeof work),
-                              .samp = kern_put(be, samp, sizeof samp), .list = kern_put(be, list, sizeof list),
-                              .token = kern_put(be, token, sizeof token), .result = kern_new(be, sizeof result),
-                              .n_row = N_ROW, .n_vocab = N, .ld = LD, .max_len = MAX_LEN};
+    struct sk_op_logits op = {.logits = kern_put(be, logits, sizeof logits),
+                              .work = kern_put(be, work, sizeof work),
+                              .samp = kern_put(be, samp, sizeof samp),
+                              .list = kern_put(be, list, sizeof list),
+                              .token = kern_put(be, token, sizeof token),
+                              .result = kern_new(be, sizeof result),
+                              .n_row = N_ROW,
+                              .n_vocab = N,
+                              .ld = LD,
+                              .max_len = MAX_LEN};
     be->logits_process(be, &op);
     be->sample(be, &op);
     be->top_n(be, &op);
@@ -142,7 +149,8 @@ static void rows_of_a_step(void **state)
     for (int r = 0; r < N_ROW; r++) {
         assert_int_equal(result[r].id, id[r]);
         assert_int_equal(result[r].rank, rank[r]);
-        assert_true(fabsf(result[0].logprob - result[r].logprob - (raw[6] - raw[id[r]])) < 1e-6f); /* of the raw logits */
+        assert_true(fabsf(result[0].logprob - result[r].logprob - (raw[6] - raw[id[r]])) <
+                    1e-6f); /* of the raw logits */
         assert_int_equal(result[r].n_top, r == 2 ? 2 : 0);
         assert_true(r == 1 ? work[r * LD + 6] == -INFINITY : work[r * LD + 6] == 123); /* other rows are not touched */
     }
@@ -155,8 +163,9 @@ static void rows_of_a_step(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(lists),           cmocka_unit_test(bad_words),       cmocka_unit_test(penalties),
-        cmocka_unit_test(order_of_bias_and_penalty), cmocka_unit_test(no_repeat_ngram), cmocka_unit_test(rows_of_a_step),
+        cmocka_unit_test(lists),           cmocka_unit_test(bad_words),
+        cmocka_unit_test(penalties),       cmocka_unit_test(order_of_bias_and_penalty),
+        cmocka_unit_test(no_repeat_ngram), cmocka_unit_test(rows_of_a_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

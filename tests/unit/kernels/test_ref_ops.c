@@ -62,9 +62,11 @@ static void linear(void **state)
 {
     enum { N_OUT = 19, N_IN = 40, N_ROW = 3 };
     struct sk_mat mat = kern_mat(be, 7, SK_F32, N_OUT, N_IN, 20);
-    float *x = kern_rows(8, N_ROW, N_IN, LD), *bias = kern_rows(9, 1, N_OUT, LD), *old = kern_rows(10, N_ROW, N_OUT, LD);
+    float *x = kern_rows(8, N_ROW, N_IN, LD), *bias = kern_rows(9, 1, N_OUT, LD),
+          *old = kern_rows(10, N_ROW, N_OUT, LD);
     float w[N_IN], out[N_ROW * LD];
-    struct sk_op_linear op = {.out = put(old, N_ROW * LD), .x = put(x, N_ROW * LD), .ld_out = LD, .ld_x = LD, .mat = &mat, .n_row = N_ROW};
+    struct sk_op_linear op = {
+        .out = put(old, N_ROW * LD), .x = put(x, N_ROW * LD), .ld_out = LD, .ld_x = LD, .mat = &mat, .n_row = N_ROW};
 
     for (int mode = 0; mode < 4; mode++) {
         be->upload(be, op.out, old, sizeof out);
@@ -91,7 +93,8 @@ static void linear(void **state)
 static void norm(void **state)
 {
     float x[2 * 16] = {1, 2, 3, 4}, weight[16] = {1, 1, 2, 1}, bias[16] = {0, 0, 0, 10}, out[2 * 16];
-    struct sk_op_norm op = {.out = kern_new(be, sizeof out), .x = put(x, 32), .weight = put(weight, 16), .n_row = 2, .dim = 4, .ld = 16};
+    struct sk_op_norm op = {
+        .out = kern_new(be, sizeof out), .x = put(x, 32), .weight = put(weight, 16), .n_row = 2, .dim = 4, .ld = 16};
     const float rms = sqrtf(7.5f + 0.5f), dev = sqrtf(1.25f + 0.5f);
     op.eps = 0.5f;
     be->norm(be, &op);
@@ -110,10 +113,13 @@ static void norm(void **state)
 static void activations(void **state)
 {
     float in[16] = {1, -1, 3, 0, 2, 3, 4, 5}, out[16];
-    const float silu[4] = {0.7310585786f, -0.2689414214f, 2.857722380f, 0}, tanh_[4] = {0.8411919906f, -0.1588080094f, 2.996362607f, 0};
+    const float silu[4] = {0.7310585786f, -0.2689414214f, 2.857722380f, 0},
+                tanh_[4] = {0.8411919906f, -0.1588080094f, 2.996362607f, 0};
     const float erf_[4] = {0.8413447461f, -0.1586552539f, 2.995950306f, 0}, relu[4] = {1, 0, 3, 0};
-    const float *want[] = {[SK_OP_SILU] = silu, [SK_OP_GELU_TANH] = tanh_, [SK_OP_GELU_ERF] = erf_, [SK_OP_RELU] = relu};
-    struct sk_op_act op = {.out = kern_new(be, sizeof out), .in = put(in, 16), .n_row = 1, .width = 4, .ld_out = 16, .ld_in = 16};
+    const float *want[] = {
+        [SK_OP_SILU] = silu, [SK_OP_GELU_TANH] = tanh_, [SK_OP_GELU_ERF] = erf_, [SK_OP_RELU] = relu};
+    struct sk_op_act op = {
+        .out = kern_new(be, sizeof out), .in = put(in, 16), .n_row = 1, .width = 4, .ld_out = 16, .ld_in = 16};
     for (int kind = SK_OP_SILU; kind <= SK_OP_RELU; kind++) {
         op.kind = (enum sk_op_act_kind)kind;
         op.gated = false;
@@ -134,8 +140,11 @@ static void embed_add_and_gather(void **state)
     enum { DIM = 20, MAX_LEN = 3 };
     const int32_t slot[2] = {1, 0}, pos[2] = {2, 1}, token[2 * MAX_LEN] = {0, 4, 0, 0, 0, 6}, index[3] = {1, 1, 0};
     struct sk_mat table = kern_mat(be, 5, SK_BF16, 7, DIM, 10), pos_table = kern_mat(be, 6, SK_F16, MAX_LEN, DIM, DIM);
-    struct sk_rows rows = {.n_row = 2, .slot = kern_put(be, slot, sizeof slot), .pos = kern_put(be, pos, sizeof pos),
-                           .token = kern_put(be, token, sizeof token), .max_len = MAX_LEN};
+    struct sk_rows rows = {.n_row = 2,
+                           .slot = kern_put(be, slot, sizeof slot),
+                           .pos = kern_put(be, pos, sizeof pos),
+                           .token = kern_put(be, token, sizeof token),
+                           .max_len = MAX_LEN};
     struct sk_op_embed op = {.out = kern_new(be, 2 * LD * 4), .ld = LD, .table = &table, .rows = &rows};
     float out[3 * LD], word[2][DIM], place[2][DIM];
     for (int r = 0; r < 2; r++) {
@@ -149,7 +158,11 @@ static void embed_add_and_gather(void **state)
     op.pos_table = &pos_table;
     be->embed(be, &op);
     be->add(be, op.out, op.out, 2 * LD); /* doubles all */
-    struct sk_op_gather pick = {.out = kern_new(be, sizeof out), .in = op.out, .index = kern_put(be, index, sizeof index), .n_row = 3, .ld = LD};
+    struct sk_op_gather pick = {.out = kern_new(be, sizeof out),
+                                .in = op.out,
+                                .index = kern_put(be, index, sizeof index),
+                                .n_row = 3,
+                                .ld = LD};
     be->gather(be, &pick);
     kern_get(be, pick.out, out, sizeof out);
     for (int r = 0; r < 3; r++) {
@@ -177,15 +190,34 @@ static void toy_init(struct toy *t, enum sk_dtype dtype, const float *qkv)
     for (int p = 0; p < LEN; p++)
         pos[p] = p;
     memset(t, 0, sizeof *t);
-    t->kv = (struct sk_kv_layer){.block_bytes = be->kv_block_bytes(be, dtype, N_KV, STRIDE), .dtype = dtype, .n_blk = 3,
-                                 .n_kv_head = N_KV, .head_dim = DIM, .head_stride = STRIDE};
+    t->kv = (struct sk_kv_layer){.block_bytes = be->kv_block_bytes(be, dtype, N_KV, STRIDE),
+                                 .dtype = dtype,
+                                 .n_blk = 3,
+                                 .n_kv_head = N_KV,
+                                 .head_dim = DIM,
+                                 .head_stride = STRIDE};
     t->kv.data = kern_new(be, 3 * t->kv.block_bytes);
-    t->rows = (struct sk_rows){.n_row = LEN, .max_pos = LEN - 1, .slot = kern_put(be, slot, sizeof slot), .pos = kern_put(be, pos, sizeof pos)};
-    t->store = (struct sk_op_rope_kv){.qkv = put(qkv, (size_t)LEN * LD_QKV), .ld = LD_QKV, .n_head = N_HEAD, .rows = &t->rows,
-                                      .table = kern_put(be, table, sizeof table), .ld_table = 3, .kv = &t->kv};
-    t->attention = (struct sk_op_attention){.out = kern_new(be, (size_t)LEN * N_HEAD * STRIDE * 4), .q = t->store.qkv,
-                                            .ld_out = N_HEAD * STRIDE, .ld_q = LD_QKV, .n_head = N_HEAD, .scale = 1, .rows = &t->rows,
-                                            .table = t->store.table, .ld_table = 3, .kv = &t->kv};
+    t->rows = (struct sk_rows){.n_row = LEN,
+                               .max_pos = LEN - 1,
+                               .slot = kern_put(be, slot, sizeof slot),
+                               .pos = kern_put(be, pos, sizeof pos)};
+    t->store = (struct sk_op_rope_kv){.qkv = put(qkv, (size_t)LEN * LD_QKV),
+                                      .ld = LD_QKV,
+                                      .n_head = N_HEAD,
+                                      .rows = &t->rows,
+                                      .table = kern_put(be, table, sizeof table),
+                                      .ld_table = 3,
+                                      .kv = &t->kv};
+    t->attention = (struct sk_op_attention){.out = kern_new(be, (size_t)LEN * N_HEAD * STRIDE * 4),
+                                            .q = t->store.qkv,
+                                            .ld_out = N_HEAD * STRIDE,
+                                            .ld_q = LD_QKV,
+                                            .n_head = N_HEAD,
+                                            .scale = 1,
+                                            .rows = &t->rows,
+                                            .table = t->store.table,
+                                            .ld_table = 3,
+                                            .kv = &t->kv};
 }
 
 /* All scores equal: the output is the mean of the values in sight. */
@@ -276,7 +308,8 @@ static void rope_rotates_and_head_norm_scales(void **state)
                 kern_assert_near(out + p * LD_QKV + h * STRIDE, want, DIM, 1e-5, "q");
         }
     }
-    /* Over the whole head: pairs (0, 2) and (1, 3), or (0, 1) and (2, 3); a quarter turn at position 1 for the first pair alone. */
+    /* Over the whole head: pairs (0, 2) and (1, 3), or (0, 1) and (2, 3); a quarter turn at position 1 for the first
+     * pair alone. */
     const float quarter[8] = {1, 0, 1, 0, 0, 1, 1, 0};
     for (int interleaved = 0; interleaved < 2; interleaved++) {
         toy_init(&t, SK_F32, qkv);
@@ -287,7 +320,8 @@ static void rope_rotates_and_head_norm_scales(void **state)
         be->rope_kv(be, &t.store);
         kern_get(be, t.store.qkv, out, sizeof out);
         kern_assert_near(out, (float[]){1, 2, 3, 4}, 4, 0, "q at position 0");
-        kern_assert_near(out + LD_QKV, interleaved ? (float[]){-2, 1, 3, 4} : (float[]){-3, 2, 1, 4}, 4, 0, "q at position 1");
+        kern_assert_near(out + LD_QKV, interleaved ? (float[]){-2, 1, 3, 4} : (float[]){-3, 2, 1, 4}, 4, 0,
+                         "q at position 1");
     }
 }
 

@@ -9,7 +9,8 @@
 
 enum { MAX_VOCAB = 1000 };
 
-static const struct sk_samp plain = {.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .seed = 1234567, .pos = 9};
+static const struct sk_samp plain = {
+    .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .seed = 1234567, .pos = 9};
 static struct sk_cand cand[MAX_VOCAB];
 
 /* Bit i of the result: token i is kept. Fails if one is kept twice. */
@@ -168,6 +169,8 @@ static void nothing_to_draw_from(void **state)
     }
     s.flags = SK_SAMP_GREEDY;
     assert_int_equal(sk_sample_row(&s, none, 4, cand), 0);
+    assert_int_equal(sk_sample_row(&s, nan, 4, cand), 0);
+    assert_int_equal(sk_sample_row(&s, one, 4, cand), 2);
 }
 
 static void greedy_takes_the_lowest_of_the_largest(void **state)
@@ -202,7 +205,8 @@ static void draw_is_the_largest_of_all(void **state)
 
 enum { N_DRAW = 20000, N_FACE = 8 };
 
-/* Pearson's chi-square of N_DRAW draws against p; 7 degrees of freedom: 24.3 is passed once in a thousand. The draws are always the same ones. */
+/* Pearson's chi-square of N_DRAW draws against p; 7 degrees of freedom: 24.3 is passed once in a thousand. The draws
+ * are always the same ones. */
 static double chi_square(const int *n, const double *p)
 {
     double sum = 0;
@@ -248,7 +252,8 @@ static void draws_after_filters_follow_what_is_kept(void **state)
     assert_true(chi_square(n, p) < 24.3);
 }
 
-/* Pairs of draws whose seed, choice or position are neighbours fill an 8 x 8 table evenly: 63 degrees of freedom, 103.4 once in a thousand. */
+/* Pairs of draws whose seed, choice or position are neighbours fill an 8 x 8 table evenly: 63 degrees of freedom, 103.4
+ * once in a thousand. */
 static void neighbouring_draws_are_independent(void **state)
 {
     const float row[N_FACE] = {0};

@@ -139,10 +139,8 @@ static void counts_cannot_overflow(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_are_valid),
-        cmocka_unit_test(floats_have_bounds),
-        cmocka_unit_test(integers_have_bounds),
-        cmocka_unit_test(every_word_of_the_list_is_checked),
+        cmocka_unit_test(defaults_are_valid),     cmocka_unit_test(floats_have_bounds),
+        cmocka_unit_test(integers_have_bounds),   cmocka_unit_test(every_word_of_the_list_is_checked),
         cmocka_unit_test(counts_cannot_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,8 @@ static int check(const struct sk_buf *b)
 
 static void what_is_written_is_read(void **state)
 {
-    static const uint16_t kind[] = {SK_PLAN_CLOSE, SK_PLAN_TRIM, SK_PLAN_DROP, SK_PLAN_OPEN, SK_PLAN_APPEND, SK_PLAN_TOK, SK_PLAN_RUN};
+    static const uint16_t kind[] = {SK_PLAN_CLOSE,  SK_PLAN_TRIM, SK_PLAN_DROP, SK_PLAN_OPEN,
+                                    SK_PLAN_APPEND, SK_PLAN_TOK,  SK_PLAN_RUN};
     struct sk_buf b;
     sk_buf_init(&b, 4096);
     put_all(&b);
@@ -84,9 +85,10 @@ static void dump_is_one_line_a_record(void **state)
     sk_buf_init(&text, 8192);
     put_all(&b);
     assert_int_equal(sk_plan_dump(b.p, &text), 0);
-    static const char *const want[] = {"plan step=12 rows=3 results=1\nclose slot=3\ntrim slot=1 pos=40\ndrop slot=1 group=1 n=2\nopen slot=0 seq=41",
-                                       "stop=1 bias=0 allowed=0 bad=0 list=7\nappend slot=0 group=1 blk=0,3,2\ntok slot=0 pos=0 id=5,6,99\n",
-                                       "run slot=0 pos=0 n=3 sample\n"};
+    static const char *const want[] = {
+        "plan step=12 rows=3 results=1\nclose slot=3\ntrim slot=1 pos=40\ndrop slot=1 group=1 n=2\nopen slot=0 seq=41",
+        "stop=1 bias=0 allowed=0 bad=0 list=7\nappend slot=0 group=1 blk=0,3,2\ntok slot=0 pos=0 id=5,6,99\n",
+        "run slot=0 pos=0 n=3 sample\n"};
     for (int i = 0; i < 3; i++)
         assert_non_null(strstr(text.p, want[i]));
     sk_buf_done(&b);
@@ -212,12 +214,9 @@ static void a_full_buffer_is_an_error_of_end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_written_is_read),
-        cmocka_unit_test(an_empty_plan_is_a_plan),
-        cmocka_unit_test(dump_is_one_line_a_record),
-        cmocka_unit_test(every_length_but_the_right_one_is_refused),
-        cmocka_unit_test(every_number_has_bounds),
-        cmocka_unit_test(order_is_checked),
+        cmocka_unit_test(what_is_written_is_read),          cmocka_unit_test(an_empty_plan_is_a_plan),
+        cmocka_unit_test(dump_is_one_line_a_record),        cmocka_unit_test(every_length_but_the_right_one_is_refused),
+        cmocka_unit_test(every_number_has_bounds),          cmocka_unit_test(order_is_checked),
         cmocka_unit_test(a_full_buffer_is_an_error_of_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

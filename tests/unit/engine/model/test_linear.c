@@ -9,7 +9,8 @@
 #include "engine/model/linear.h"
 #include "tests/unit/engine/fixture.h"
 
-/* Ranks' shards against the whole. Weights are f32 and x small integers in steps of 1/8, but sums are rounded: 1e-4. ref's addresses are the host's. */
+/* Ranks' shards against the whole. Weights are f32 and x small integers in steps of 1/8, but sums are rounded: 1e-4.
+ * ref's addresses are the host's. */
 enum { MAX_WIDTH = 512, N_ROW = 3 };
 struct env {
     struct fixture f;

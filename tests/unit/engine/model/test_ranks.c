@@ -10,7 +10,8 @@
 #include "tests/unit/engine/driver.h"
 #include "tests/unit/engine/fixture.h"
 
-/* Two ranks as two threads, their sums exchanged through a barrier: the whole decoder, cut. ref's addresses are the host's. */
+/* Two ranks as two threads, their sums exchanged through a barrier: the whole decoder, cut. ref's addresses are the
+ * host's. */
 enum { N_PROMPT = 40, N_NEW = 8 };
 
 struct pair {
@@ -75,7 +76,8 @@ static void compare(const struct sk_desc *desc, enum sk_dtype dtype)
 
     assert_int_equal(pthread_barrier_init(&pair.barrier, NULL, 2), 0);
     for (int i = 0; i < 2; i++)
-        two[i] = (struct rank){.pair = &pair, .f = &f, .group = {.rank = i, .size = 2, .ctx = &two[i], .all_reduce = all_reduce}};
+        two[i] = (struct rank){
+            .pair = &pair, .f = &f, .group = {.rank = i, .size = 2, .ctx = &two[i], .all_reduce = all_reduce}};
     assert_int_equal(pthread_create(&thread, NULL, run_rank, &two[1]), 0);
     run_rank(&two[0]);
     assert_int_equal(pthread_join(thread, NULL), 0);
@@ -85,7 +87,8 @@ static void compare(const struct sk_desc *desc, enum sk_dtype dtype)
         assert_int_equal(two[0].rows[i].id, two[1].rows[i].id);
         assert_true(two[0].rows[i].logprob == two[1].rows[i].logprob); /* the ranks agree to the bit ... */
         assert_int_equal(two[0].rows[i].id, one.rows[i].id);
-        assert_true(fabsf(two[0].rows[i].logprob - one.rows[i].logprob) < 1e-4f); /* ... and with one rank up to rounding */
+        assert_true(fabsf(two[0].rows[i].logprob - one.rows[i].logprob) <
+                    1e-4f); /* ... and with one rank up to rounding */
     }
     fixture_close(&f);
 }

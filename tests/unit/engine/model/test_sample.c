@@ -12,7 +12,8 @@ static const struct sk_slots slots = {.max_slot = 3, .max_len = 64, .slot = slot
 static struct sk_samp draw(const struct sk_params *p, uint32_t pos, uint32_t want)
 {
     struct sk_samp s;
-    slot[2] = (struct sk_slot){.open = true, .n_prompt = 10, .choice = 4, .n_bad_word = p->n_bad_word ? 2 : 0, .params = *p};
+    slot[2] =
+        (struct sk_slot){.open = true, .n_prompt = 10, .choice = 4, .n_bad_word = p->n_bad_word ? 2 : 0, .params = *p};
     sk_sample_fill_draw(&slots, 2, pos, want, &s);
     return s;
 }
@@ -43,8 +44,8 @@ static void greedy_switches_the_filters_off(void **state)
     p.repetition_penalty = 1.2f;
     struct sk_samp s = draw(&p, 10, 0);
     assert_int_equal(s.flags, SK_SAMP_GREEDY | SK_SAMP_PROCESS);
-    assert_true(s.temperature == 1 && s.top_k == 0 && s.top_p == 1 && s.typical_p == 1 && s.min_p == 0 && s.eta_cutoff == 0 &&
-                s.epsilon_cutoff == 0);
+    assert_true(s.temperature == 1 && s.top_k == 0 && s.top_p == 1 && s.typical_p == 1 && s.min_p == 0 &&
+                s.eta_cutoff == 0 && s.epsilon_cutoff == 0);
     assert_true(s.repetition_penalty == 1.2f);
     assert_int_equal(s.n_top, 0);
 }
@@ -102,7 +103,8 @@ static void targets_are_of_raw_logits(void **state)
     draw(&p, 10, 0);
     sk_sample_fill_target(&slots, 2, 5, &s);
     assert_int_equal(s.flags, SK_SAMP_TARGET);
-    assert_true(s.slot == 2 && s.pos == 5 && s.n_top == 4 && s.temperature == 1 && s.repetition_penalty == 1 && s.n_bias == 0);
+    assert_true(s.slot == 2 && s.pos == 5 && s.n_top == 4 && s.temperature == 1 && s.repetition_penalty == 1 &&
+                s.n_bias == 0);
 }
 
 int main(void)

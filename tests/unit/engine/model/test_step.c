@@ -89,7 +89,8 @@ static void chunks_give_the_same_bits(void **state)
     env_close(&e);
 }
 
-/* Greedy tokens, fed back as a prompt, are each the most probable there: draws and prompt log-probs look at the same logits. */
+/* Greedy tokens, fed back as a prompt, are each the most probable there: draws and prompt log-probs look at the same
+ * logits. */
 static void drawn_tokens_come_back_as_targets(void **state)
 {
     struct env e;
@@ -190,8 +191,9 @@ static void dropped_blocks_are_not_missed(void **state)
         driver_begin(&e.d);
         if (i == 0)
             sk_plan_put_drop(&e.d.plan, 1, windowed, 1); /* positions 0..31; the next row looks back to 64 - 19 */
-        if (i == 1) { /* somebody else writes all over the dropped block */
-            int32_t mine = (int32_t)(2 * (e.d.lim.n_blk[windowed] / 4)), dropped = (int32_t)(e.d.lim.n_blk[windowed] / 4);
+        if (i == 1) {                                    /* somebody else writes all over the dropped block */
+            int32_t mine = (int32_t)(2 * (e.d.lim.n_blk[windowed] / 4)),
+                    dropped = (int32_t)(e.d.lim.n_blk[windowed] / 4);
             int32_t first[2] = {mine, mine + 1}, stolen[2] = {dropped, mine + 1};
             struct sk_plan_open open = {.slot = 2, .n_prompt = 40, .params = p};
             sk_plan_put_open(&e.d.plan, &open, NULL);
@@ -218,7 +220,8 @@ static void the_step_path_allocates_nothing(void **state)
     make_prompt(prompt, N_PROMPT, desc.n_vocab);
     p.repetition_penalty = 1.1f;
     env_open(&e, &desc, SK_F32);
-    driver_generate(&e.d, prompt, N_PROMPT, &p, N_PROMPT, N_NEW, prompt_rows, rows); /* warm-up: the driver's own buffer grows too */
+    driver_generate(&e.d, prompt, N_PROMPT, &p, N_PROMPT, N_NEW, prompt_rows,
+                    rows); /* warm-up: the driver's own buffer grows too */
     uint64_t before = sk_mem_count();
     driver_generate(&e.d, prompt, N_PROMPT, &p, 32, N_NEW, prompt_rows, rows);
     assert_int_equal(sk_mem_count(), before);
@@ -286,7 +289,8 @@ static void a_plan_without_rows_runs(void **state)
     env_close(&e);
 }
 
-static void refuse_open(const struct fixture *f, struct sk_backend *be, const struct sk_rank_conf *c, int rc, const char *param)
+static void refuse_open(const struct fixture *f, struct sk_backend *be, const struct sk_rank_conf *c, int rc,
+                        const char *param)
 {
     struct sk_err err = {0};
     struct sk_rank *rank = NULL;
@@ -386,16 +390,11 @@ static void plan_says_what_open_takes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chunks_give_the_same_bits),
-        cmocka_unit_test(drawn_tokens_come_back_as_targets),
-        cmocka_unit_test(batch_gives_the_same_bits),
-        cmocka_unit_test(dropped_blocks_are_not_missed),
-        cmocka_unit_test(the_step_path_allocates_nothing),
-        cmocka_unit_test(ends_are_suppressed_below_min_tokens),
-        cmocka_unit_test(selftest_matches_itself),
-        cmocka_unit_test(a_plan_without_rows_runs),
-        cmocka_unit_test(what_does_not_fit_is_refused),
-        cmocka_unit_test(open_survives_lack_of_memory),
+        cmocka_unit_test(chunks_give_the_same_bits),       cmocka_unit_test(drawn_tokens_come_back_as_targets),
+        cmocka_unit_test(batch_gives_the_same_bits),       cmocka_unit_test(dropped_blocks_are_not_missed),
+        cmocka_unit_test(the_step_path_allocates_nothing), cmocka_unit_test(ends_are_suppressed_below_min_tokens),
+        cmocka_unit_test(selftest_matches_itself),         cmocka_unit_test(a_plan_without_rows_runs),
+        cmocka_unit_test(what_does_not_fit_is_refused),    cmocka_unit_test(open_survives_lack_of_memory),
         cmocka_unit_test(plan_says_what_open_takes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,8 +9,10 @@
 
 #include <cmocka.h>
 
+#include "comm/base/buf.h"
 #include "comm/base/json.h"
 #include "comm/base/mem.h"
+#include "engine/build/gguf.h"
 #include "engine/build/tok.h"
 
 #define NUL_SPELLED "\xEE\x80\x80" /* U+E000 */
@@ -42,32 +44,191 @@ static void copy_stream(FILE *from, const char *to)
     assert_int_equal(fclose(f), 0);
 }
 
-struct sk_vocab *golden_vocab(const char *path)
+/* The directory of one compilation: where tokenizer.json and vocab.skv lie for a moment. */
+struct workshop {
+    char dir[32], json[64], skv[64];
+};
+
+static void enter(struct workshop *w, const char *path)
 {
-    char dir[] = "/tmp/sk-tok-XXXXXX", json[64], skv[64], command[2100];
-    assert_non_null(mkdtemp(dir));
-    snprintf(json, sizeof json, "%s/tokenizer.json", dir);
-    snprintf(skv, sizeof skv, "%s/vocab.skv", dir);
+    char command[2100];
     size_t n = strlen(path);
     bool packed = n > 3 && strcmp(path + n - 3, ".xz") == 0;
+    strcpy(w->dir, "/tmp/sk-tok-XXXXXX");
+    assert_non_null(mkdtemp(w->dir));
+    snprintf(w->json, sizeof w->json, "%s/tokenizer.json", w->dir);
+    snprintf(w->skv, sizeof w->skv, "%s/vocab.skv", w->dir);
     snprintf(command, sizeof command, "%s '%s'", packed ? "xz -dc" : "cat", golden_path(path));
     FILE *f = popen(command, "r");
     assert_non_null(f);
-    copy_stream(f, json);
+    copy_stream(f, w->json);
     assert_int_equal(pclose(f), 0);
+}
 
+static struct sk_vocab *leave(struct workshop *w)
+{
+    struct sk_err err = {0};
+    struct sk_vocab *v = NULL;
+    int rc = sk_vocab_open(w->skv, &v, &err);
+    unlink(w->json);
+    unlink(w->skv);
+    rmdir(w->dir);
+    if (rc)
+        fail_msg("%s", err.msg);
+    return v;
+}
+
+struct sk_vocab *golden_vocab(const char *path)
+{
+    struct workshop w;
     struct sk_err err = {0};
     struct sk_tok_info info;
-    struct sk_vocab *v = NULL;
-    if (sk_tok_from_hf(dir, UINT32_MAX, skv, &info, &err) || sk_vocab_open(skv, &v, &err))
+    enter(&w, path);
+    if (sk_tok_from_hf(w.dir, UINT32_MAX, w.skv, &info, &err))
         fail_msg("%s: %s", path, err.msg);
     sk_free(info.chat_template);
     sk_free(info.tools_template);
-    unlink(json);
-    unlink(skv);
-    rmdir(dir);
-    return v;
+    return leave(&w);
 }
+
+/* ---- GGUF ---- */
+
+struct word {
+    const char *s;
+    int type;
+    float score;
+};
+
+static void put_u32(struct sk_buf *b, uint32_t x)
+{
+    sk_buf_add(b, &x, sizeof x);
+}
+
+static void put_str(struct sk_buf *b, const char *s)
+{
+    uint64_t n = strlen(s);
+    sk_buf_add(b, &n, sizeof n);
+    sk_buf_add(b, s, n);
+}
+
+static void put_array(struct sk_buf *b, const char *key, enum sk_gguf_kind kind, uint64_t n)
+{
+    put_str(b, key);
+    put_u32(b, SK_GGUF_ARRAY);
+    put_u32(b, (uint32_t)kind);
+    sk_buf_add(b, &n, sizeof n);
+}
+
+static int32_t id_of(const struct cJSON *words, const char *a, const char *b)
+{
+    char word[1024];
+    snprintf(word, sizeof word, "%s%s", a, b);
+    return (int32_t)sk_json_num(sk_json_get(words, word));
+}
+
+/* Words by id with their types; scores where asked for. */
+static struct word *list_words(const struct cJSON *root, bool scored, uint32_t *ret_n)
+{
+    const struct cJSON *model = sk_json_get(root, "model"), *words = sk_json_get(model, "vocab");
+    uint32_t n = (uint32_t)sk_json_len(words);
+    struct word *list = calloc(n, sizeof *list);
+    assert_non_null(list);
+    for (const struct cJSON *w = sk_json_first(words); w; w = sk_json_next(w)) {
+        const char *s = sk_json_key(w);
+        bool is_byte = scored && strlen(s) == 6 && strncmp(s, "<0x", 3) == 0;
+        list[(uint32_t)sk_json_num(w)] = (struct word){s, is_byte ? 6 : 1, 0};
+    }
+    for (const struct cJSON *a = sk_json_first(sk_json_get(root, "added_tokens")); a; a = sk_json_next(a))
+        list[(uint32_t)sk_json_num(sk_json_get(a, "id"))].type = sk_json_is_true(sk_json_get(a, "special")) ? 3 : 4;
+    float rank = 0;
+    const struct cJSON *m = scored ? sk_json_first(sk_json_get(model, "merges")) : NULL;
+    for (; m; m = sk_json_next(m))
+        list[id_of(words, sk_json_str(sk_json_first(m)), sk_json_str(sk_json_next(sk_json_first(m))))].score = -rank++;
+    *ret_n = n;
+    return list;
+}
+
+static void put_merges(struct sk_buf *b, const struct cJSON *root)
+{
+    const struct cJSON *merges = sk_json_get(sk_json_get(root, "model"), "merges");
+    put_array(b, "tokenizer.ggml.merges", SK_GGUF_STR, sk_json_len(merges));
+    for (const struct cJSON *m = sk_json_first(merges); m; m = sk_json_next(m)) {
+        char pair[1024];
+        snprintf(pair, sizeof pair, "%s %s", sk_json_str(sk_json_first(m)),
+                 sk_json_str(sk_json_next(sk_json_first(m))));
+        put_str(b, pair);
+    }
+}
+
+static void put_gguf(struct sk_buf *b, const struct cJSON *root, const char *model, const char *pre)
+{
+    static const uint64_t n_tensors = 1, n_keys = 5;
+    static const struct {
+        uint64_t dim;
+        uint32_t type;
+        uint64_t offset;
+    } __attribute__((packed)) tensor = {8, 0, 0}; /* eight F32: a file without tensors is refused */
+    static const char data[64];
+    uint32_t n;
+    struct word *words = list_words(root, !pre, &n);
+    sk_buf_str(b, "GGUF");
+    put_u32(b, 3);
+    sk_buf_add(b, &n_tensors, 8);
+    sk_buf_add(b, &n_keys, 8);
+    put_str(b, "tokenizer.ggml.model");
+    put_u32(b, SK_GGUF_STR);
+    put_str(b, model);
+    put_str(b, pre ? "tokenizer.ggml.pre" : "tokenizer.ggml.add_bos_token");
+    put_u32(b, pre ? SK_GGUF_STR : SK_GGUF_BOOL);
+    if (pre)
+        put_str(b, pre);
+    else
+        sk_buf_char(b, 0);
+    put_array(b, "tokenizer.ggml.tokens", SK_GGUF_STR, n);
+    for (uint32_t i = 0; i < n; i++)
+        put_str(b, words[i].s);
+    put_array(b, "tokenizer.ggml.token_type", SK_GGUF_I32, n);
+    for (uint32_t i = 0; i < n; i++)
+        put_u32(b, (uint32_t)words[i].type);
+    if (pre) {
+        put_merges(b, root);
+    } else {
+        put_array(b, "tokenizer.ggml.scores", SK_GGUF_F32, n);
+        for (uint32_t i = 0; i < n; i++)
+            sk_buf_add(b, &words[i].score, 4);
+    }
+    put_str(b, "t");
+    put_u32(b, 1);
+    sk_buf_add(b, &tensor, sizeof tensor);
+    sk_buf_add(b, data, 32 - b->n % 32 + 32);
+    free(words);
+}
+
+struct sk_vocab *golden_vocab_gguf(const char *path, const char *model, const char *pre)
+{
+    struct workshop w;
+    struct sk_err err = {0};
+    struct sk_tok_info info;
+    struct cJSON *root;
+    struct sk_gguf *g;
+    struct sk_buf b;
+    sk_buf_init(&b, 1 << 26);
+    enter(&w, path);
+    if (sk_json_load(w.json, 1 << 26, &root, &err))
+        fail_msg("%s: %s", path, err.msg);
+    put_gguf(&b, root, model, pre);
+    assert_int_equal(b.failed, 0);
+    if (sk_gguf_open_mem(b.p, b.n, &g, &err) || sk_tok_from_gguf(g, UINT32_MAX, w.skv, &info, &err))
+        fail_msg("%s as GGUF: %s", path, err.msg);
+    sk_free(info.chat_template);
+    sk_free(info.tools_template);
+    sk_gguf_close(g);
+    sk_json_free(root);
+    sk_buf_done(&b);
+    return leave(&w);
+}
+
+/* ---- cases ---- */
 
 void golden_open(struct golden_lines *g, const char *path)
 {

@@ -17,6 +17,10 @@ const char *golden_shared(const char *path);
 /* Compiles PATH, a tokenizer.json or its .xz, and opens the result; fails the test where that fails. */
 struct sk_vocab *golden_vocab(const char *path);
 
+/* The same words and merges by way of GGUF metadata: model "gpt2" with `pre`, or "llama" (pre NULL), where each word's
+ * score is minus the rank of the merge that makes it. */
+struct sk_vocab *golden_vocab_gguf(const char *path, const char *model, const char *pre);
+
 /* The lines of a .jsonl file. A NUL in a text is written as U+E000, as our JSON reader takes none: see golden_text. */
 struct golden_lines {
     FILE *f;

@@ -21,8 +21,8 @@ static struct sk_token *encoder(const struct sk_vocab *v)
     return t;
 }
 
-static void expect_ids(struct sk_token *t, const char *s, size_t n, enum sk_token_mode mode, bool bos, const int32_t *want, size_t n_want,
-                       const char *what)
+static void expect_ids(struct sk_token *t, const char *s, size_t n, enum sk_token_mode mode, bool bos,
+                       const int32_t *want, size_t n_want, const char *what)
 {
     int32_t *ids;
     size_t n_ids;
@@ -33,13 +33,14 @@ static void expect_ids(struct sk_token *t, const char *s, size_t n, enum sk_toke
         size_t i = 0;
         while (i < n_ids && i < n_want && ids[i] == want[i])
             i++;
-        fail_msg("%s: %zu ids, %zu expected; the first difference is at %zu (%d, not %d), text \"%.80s\"", what, n_ids, n_want, i,
-                 i < n_ids ? ids[i] : -1, i < n_want ? want[i] : -1, s);
+        fail_msg("%s: %zu ids, %zu expected; the first difference is at %zu (%d, not %d), text \"%.80s\"", what, n_ids,
+                 n_want, i, i < n_ids ? ids[i] : -1, i < n_want ? want[i] : -1, s);
     }
     sk_free(ids);
 }
 
-static void expect_text(const struct sk_vocab *v, const int32_t *ids, size_t n, bool skip, const char *want, size_t n_want)
+static void expect_text(const struct sk_vocab *v, const int32_t *ids, size_t n, bool skip, const char *want,
+                        size_t n_want)
 {
     struct sk_buf out;
     struct sk_err err = {0};
@@ -62,7 +63,8 @@ static char *guard(const struct sk_vocab *v, const char *s, size_t n, size_t *re
         for (uint32_t c = 0; c < sk_vocab_n_controls(v); c++) {
             size_t len;
             const char *word = sk_vocab_word(v, sk_vocab_control(v, c), &len);
-            if (!(sk_vocab_flags(v, sk_vocab_control(v, c)) & SK_TOK_SPECIAL) || n - i < len || memcmp(s + i, word, len) != 0)
+            if (!(sk_vocab_flags(v, sk_vocab_control(v, c)) & SK_TOK_SPECIAL) || n - i < len ||
+                memcmp(s + i, word, len) != 0)
                 continue;
             memcpy(out + k, SK_TOKEN_GUARD, 3);
             k += 3;
@@ -111,16 +113,14 @@ out:
     free(skip);
 }
 
-static void check_golden(const char *tokenizer, const char *cases, size_t at_least)
+/* Closes the vocabulary. */
+static void check_cases(struct sk_vocab *v, const char *cases, size_t at_least)
 {
-    char path[2048];
-    snprintf(path, sizeof path, "%s", cases);
-    struct sk_vocab *v = golden_vocab(tokenizer);
     struct sk_token *t = encoder(v);
     struct golden_lines g;
     const struct cJSON *c;
     size_t n = 0;
-    golden_open(&g, path);
+    golden_open(&g, cases);
     while ((c = golden_next(&g)))
         if (sk_json_get(c, "ids")) {
             check_case(t, v, c);
@@ -129,6 +129,11 @@ static void check_golden(const char *tokenizer, const char *cases, size_t at_lea
     assert_true(n >= at_least);
     sk_token_free(t);
     sk_vocab_close(v);
+}
+
+static void check_golden(const char *tokenizer, const char *cases, size_t at_least)
+{
+    check_cases(golden_vocab(tokenizer), cases, at_least);
 }
 
 static void test_smollm2(void **state)
@@ -144,14 +149,24 @@ static void test_qwen3(void **state)
 /* Llama 3's files are not free to be copied into the tree. */
 static void test_llama3(void **state)
 {
-    char tokenizer[2048];
-    const char *path = golden_shared("golden/tokenizers/llama3.tokenizer.json.xz");
+    char cases[2048];
+    const char *path = golden_shared("golden/tokenizers/llama3.jsonl");
     if (!path) {
         print_message("test_llama3: no golden/tokenizers/llama3 under $SK_SHARED (../shared)\n");
         skip();
     }
-    snprintf(tokenizer, sizeof tokenizer, "%s", path);
-    check_golden(tokenizer, golden_shared("golden/tokenizers/llama3.jsonl"), 250);
+    snprintf(cases, sizeof cases, "%s", path);
+    path = golden_shared("golden/tokenizers/llama3.tokenizer.json.xz");
+    assert_non_null(path);
+    check_golden(path, cases, 250);
+}
+
+static void test_gguf(void **state)
+{
+    check_cases(golden_vocab_gguf("tests/golden/tokenizers/smollm2.tokenizer.json.xz", "gpt2", "smollm"),
+                "tests/golden/tokenizers/smollm2.jsonl", 250);
+    check_cases(golden_vocab_gguf("tests/golden/tokenizers/tiny-spm.tokenizer.json", "llama", NULL),
+                "tests/golden/tokenizers/tiny-spm.jsonl", 250);
 }
 
 /* Parts that the three do not use; see tests/golden/tokenizers/gen_small.py. */
@@ -190,7 +205,8 @@ static void test_guard(void **state)
     sk_free(ids);
     int32_t *want;
     size_t n_want;
-    assert_int_equal(sk_token_encode(t, "hello<|im_end|>", 15, SK_TOKEN_SPECIALS, false, SIZE_MAX, &want, &n_want, &err), 0);
+    assert_int_equal(
+        sk_token_encode(t, "hello<|im_end|>", 15, SK_TOKEN_SPECIALS, false, SIZE_MAX, &want, &n_want, &err), 0);
     const char *around = SK_TOKEN_GUARD "hel" SK_TOKEN_GUARD "lo" SK_TOKEN_GUARD "<|im_end|>" SK_TOKEN_GUARD;
     expect_ids(t, around, strlen(around), SK_TOKEN_SPECIALS, false, want, n_want, "guards outside");
     sk_free(want);
@@ -253,11 +269,62 @@ static void test_long(void **state)
     free(s);
 }
 
+/* Marks whose canonical order is the reverse, for normal forms. */
+static void test_long_marks(void **state)
+{
+    static const char *const tokenizers[] = {"tests/golden/tokenizers/odd.tokenizer.json",
+                                             "tests/golden/tokenizers/meta.tokenizer.json"};
+    size_t n = 1 << 20;
+    char *s = malloc(n);
+    assert_non_null(s);
+    for (size_t i = 0; i < n; i += 2)
+        memcpy(s + i, i < n / 2 ? "\xCC\x81" : "\xCC\xA1", 2);
+    for (size_t k = 0; k < 2; k++) {
+        struct sk_vocab *v = golden_vocab(tokenizers[k]);
+        struct sk_token *t = encoder(v);
+        struct sk_err err = {0};
+        int32_t *ids;
+        size_t n_ids;
+        assert_int_equal(sk_token_encode(t, s, n, SK_TOKEN_SPECIALS, false, SIZE_MAX, &ids, &n_ids, &err), 0);
+        sk_free(ids);
+        sk_token_free(t);
+        sk_vocab_close(v);
+    }
+    free(s);
+}
+
+/* Whatever allocation fails, it is an error and nothing leaks. */
+static void test_no_memory(void **state)
+{
+    static const char text[] = "Hello <x> the\xCC\x81 <|ctl|>- \xFF word-- 123 q";
+    struct sk_vocab *v = golden_vocab("tests/golden/tokenizers/odd.tokenizer.json");
+    struct sk_err err;
+    int rc = -SK_ENOMEM;
+    uint64_t i = 0;
+    while (rc == -SK_ENOMEM) {
+        struct sk_token *t = NULL;
+        int32_t *ids = NULL;
+        size_t n;
+        sk_mem_fail_at(++i, 1);
+        rc = sk_token_new(v, &t, &err);
+        if (rc == 0)
+            rc = sk_token_encode(t, text, sizeof text - 1, SK_TOKEN_SPECIALS, true, SIZE_MAX, &ids, &n, &err);
+        sk_mem_fail_at(0, 0);
+        sk_free(ids);
+        sk_token_free(t);
+    }
+    assert_int_equal(rc, 0);
+    assert_true(i > 20);
+    sk_vocab_close(v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smollm2), cmocka_unit_test(test_qwen3),  cmocka_unit_test(test_llama3), cmocka_unit_test(test_small),
-        cmocka_unit_test(test_guard),   cmocka_unit_test(test_limits), cmocka_unit_test(test_long),
+        cmocka_unit_test(test_smollm2),   cmocka_unit_test(test_qwen3), cmocka_unit_test(test_llama3),
+        cmocka_unit_test(test_gguf),      cmocka_unit_test(test_small), cmocka_unit_test(test_guard),
+        cmocka_unit_test(test_limits),    cmocka_unit_test(test_long),  cmocka_unit_test(test_long_marks),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,118 @@
+/* What there is and how it is: models, health, version. */
+#include <inttypes.h>
+#include <string.h>
+#include "comm/base/json.h"
+#include "server/api/api.h"
+#include "server/api/reply.h"
+
+enum { MAX_BODY_BYTES = 1 << 20 };
+
+static void put_str(struct sk_buf *b, const char *s)
+{
+    sk_json_quote(b, s, strlen(s));
+}
+
+static void put_model(struct sk_buf *b, const struct sk_server *s, const struct sk_model *m, const char *id)
+{
+    sk_buf_str(b, "{\"id\":");
+    put_str(b, id);
+    sk_buf_fmt(b, ",\"object\":\"model\",\"created\":%" PRId64 ",\"owned_by\":\"skein\",\"root\":",
+               m->loaded ? m->dir.created : s->started);
+    put_str(b, m->name);
+    sk_buf_str(b, ",\"parent\":null,\"max_model_len\":");
+    if (m->loaded)
+        sk_buf_fmt(b, "%u}", m->max_len);
+    else
+        sk_buf_str(b, "null}");
+}
+
+static bool has_name(const struct sk_model *m)
+{
+    return m->name[0] != '\0';
+}
+
+void sk_api_models(struct sk_server *s, struct sk_http_req *r)
+{
+    struct sk_buf b;
+    bool any = false;
+    sk_buf_init(&b, MAX_BODY_BYTES);
+    sk_buf_str(&b, "{\"object\":\"list\",\"data\":[");
+    for (uint32_t i = 0; i < s->n_model; i++) {
+        const struct sk_model *m = &s->models[i];
+        if (!has_name(m))
+            continue;
+        sk_buf_str(&b, any ? "," : "");
+        put_model(&b, s, m, m->name);
+        for (uint32_t k = 0; k < m->n_alias; k++) {
+            sk_buf_char(&b, ',');
+            put_model(&b, s, m, m->aliases[k]);
+        }
+        any = true;
+    }
+    sk_buf_str(&b, "]}");
+    sk_reply_send(r, 200, &b);
+}
+
+void sk_api_model(struct sk_server *s, struct sk_http_req *r)
+{
+    const char *id = sk_http_path(r) + strlen("/v1/models/");
+    const struct sk_model *m = id[0] ? sk_server_model(s, id) : NULL;
+    struct sk_err err;
+    struct sk_buf b;
+    if (!m) {
+        sk_err_set(&err, SK_EMODEL, "model", "The model `%.200s` does not exist.", id);
+        sk_reply_send_error(r, &err);
+        return;
+    }
+    sk_buf_init(&b, MAX_BODY_BYTES);
+    put_model(&b, s, m, id);
+    sk_reply_send(r, 200, &b);
+}
+
+int sk_api_engine_ready(const struct sk_model *m, struct sk_err *err)
+{
+    struct sk_engine_status st;
+    if (!m->engine)
+        return sk_err_set(err, SK_EUNAVAIL, NULL, "The model has no engine.");
+    sk_engine_status(m->engine, &st);
+    if (st.state == SK_ENGINE_READY && m->loaded)
+        return 0;
+    return sk_err_set(err, SK_EUNAVAIL, NULL, "The model is not ready: %s.", st.text[0] ? st.text : "starting");
+}
+
+static void answer_ready(struct sk_server *s, struct sk_http_req *r, int rc, struct sk_err *err)
+{
+    struct sk_buf b;
+    for (uint32_t i = 0; rc == 0 && i < s->n_model; i++)
+        rc = sk_api_engine_ready(&s->models[i], err);
+    if (rc != 0) {
+        sk_reply_send_error(r, err);
+        return;
+    }
+    sk_buf_init(&b, MAX_BODY_BYTES);
+    sk_buf_str(&b, "{\"status\":\"ok\"}");
+    sk_reply_send(r, 200, &b);
+}
+
+/* Is it in order? Also while it drains. */
+void sk_api_health(struct sk_server *s, struct sk_http_req *r)
+{
+    struct sk_err err = {0};
+    answer_ready(s, r, 0, &err);
+}
+
+/* Does it take new requests? */
+void sk_api_ready(struct sk_server *s, struct sk_http_req *r)
+{
+    struct sk_err err = {0};
+    int rc = s->draining ? sk_err_set(&err, SK_EUNAVAIL, NULL, "The server is stopping.") : 0;
+    answer_ready(s, r, rc, &err);
+}
+
+void sk_api_version(struct sk_server *s, struct sk_http_req *r)
+{
+    struct sk_buf b;
+    sk_buf_init(&b, MAX_BODY_BYTES);
+    sk_buf_str(&b, "{\"version\":\"" SK_VERSION "\"}");
+    sk_reply_send(r, 200, &b);
+}
