@@ -48,7 +48,8 @@ static bool flag_of(const struct sk_desc *d, const struct flag_row *r)
 static int check_ropes(const struct sk_desc *d, struct sk_err *err)
 {
     if (d->n_rope > SK_MAX_ROPES)
-        return sk_err_set(err, SK_EFORMAT, "n_rope", "%u rope tables, at most %d are possible", d->n_rope, SK_MAX_ROPES);
+        return sk_err_set(err, SK_EFORMAT, "n_rope", "%u rope tables, at most %d are possible", d->n_rope,
+                          SK_MAX_ROPES);
     if (d->pos_embed && d->n_rope)
         return sk_err_set(err, SK_EFORMAT, "n_rope", "learned positions and rotary ones exclude each other");
     for (uint32_t i = 0; i < d->n_rope; i++) {
@@ -228,9 +229,10 @@ int sk_desc_parse(const struct cJSON *v, struct sk_desc *ret, struct sk_err *err
     if ((rc = parse_word(v, "act", act_names, N_ACT, err)) < 0)
         return rc;
     d.act = (enum sk_act)rc;
-    if ((rc = parse_float(v, "norm_eps", &d.norm_eps, err)) || (rc = parse_float(v, "attn_scale", &d.attn_scale, err)) ||
-        (rc = parse_ropes(sk_json_get(v, "ropes"), &d, err)) || (rc = parse_layers(sk_json_get(v, "layers"), &d, err)) ||
-        (rc = sk_desc_check(&d, err)))
+    if ((rc = parse_float(v, "norm_eps", &d.norm_eps, err)) ||
+        (rc = parse_float(v, "attn_scale", &d.attn_scale, err)) ||
+        (rc = parse_ropes(sk_json_get(v, "ropes"), &d, err)) ||
+        (rc = parse_layers(sk_json_get(v, "layers"), &d, err)) || (rc = sk_desc_check(&d, err)))
         return rc;
     *ret = d;
     return 0;
@@ -263,8 +265,8 @@ static void explain_windows(const struct sk_desc *d, struct sk_buf *b)
 static void explain_attention(const struct sk_desc *d, const char *norm, struct sk_buf *b)
 {
     sk_buf_fmt(b, "    h = %s(x) * attn_norm%s\n", norm, d->norm == SK_NORM_LAYER ? " + bias" : "");
-    sk_buf_fmt(b, "    q, k, v = qkv(h)  # %u query heads, %u key/value heads, %u wide\n", d->n_head,
-               d->n_kv_head, d->head_dim);
+    sk_buf_fmt(b, "    q, k, v = qkv(h)  # %u query heads, %u key/value heads, %u wide\n", d->n_head, d->n_kv_head,
+               d->head_dim);
     if (d->qk_norm)
         sk_buf_str(b, "    q, k = rms_norm(q) * q_norm, rms_norm(k) * k_norm  # per head\n");
     for (uint32_t i = 0; i < d->n_rope; i++) {

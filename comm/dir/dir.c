@@ -41,7 +41,8 @@ static int copy_str(const struct cJSON *v, const char *key, char *ret, size_t n,
     if (rc || !s)
         return rc;
     if (strlen(s) >= n)
-        return sk_err_set(err, SK_EFORMAT, key, "%s is %zu bytes long, at most %zu are possible", key, strlen(s), n - 1);
+        return sk_err_set(err, SK_EFORMAT, key, "%s is %zu bytes long, at most %zu are possible", key, strlen(s),
+                          n - 1);
     strcpy(ret, s);
     return 0;
 }
@@ -178,8 +179,8 @@ int sk_dir_open(const char *path, struct sk_dir *ret, struct sk_err *err)
 
     if ((size_t)snprintf(d.path, sizeof d.path, "%s", path) >= sizeof d.path)
         return sk_err_set(err, SK_EINVAL, NULL, "path is too long: %.200s...", path);
-    if ((rc = config_path(path, "", file, sizeof file, err)) ||
-        (rc = sk_json_load(file, MAX_CONFIG_BYTES, &v, err)) || (rc = read_config(v, &d, err)))
+    if ((rc = config_path(path, "", file, sizeof file, err)) || (rc = sk_json_load(file, MAX_CONFIG_BYTES, &v, err)) ||
+        (rc = read_config(v, &d, err)))
         goto out;
     *ret = d;
 out:

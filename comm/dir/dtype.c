@@ -64,7 +64,8 @@ uint16_t sk_f32_to_f16(float f)
         return (uint16_t)(sign | 0x7e00 | ((abs >> 13) & 0x3ff));
     if (abs >= 0x47800000) /* 65536 and above */
         return (uint16_t)(sign | 0x7c00);
-    if (abs >= 0x38800000) /* normal in f16; a carry out of the mantissa goes into the exponent, up to Inf, as it should */
+    if (abs >=
+        0x38800000) /* normal in f16; a carry out of the mantissa goes into the exponent, up to Inf, as it should */
         return (uint16_t)(sign | shift_rne(abs - (112u << 23), 13));
     if (abs < 0x33000000) /* below half of the least subnormal */
         return (uint16_t)sign;

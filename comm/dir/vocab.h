@@ -14,14 +14,14 @@
 
 struct sk_vocab; /* immutable after open; any thread may read */
 
-enum {                     /* flags of a token */
-       SK_TOK_SPECIAL = 1, /* added token with special = true: dropped by skip_special_tokens */
-       SK_TOK_ADDED = 2,
-       SK_TOK_BYTE = 4, /* byte-fallback token <0xNN> */
-       SK_TOK_CONTROL =
-           8, /* spelling that user text must never turn into this token: special ones, and fim_ and the like */
-       SK_TOK_UNUSED = 16, /* an id below n_vocab without a word */
-       SK_TOK_MODEL = 32   /* in the model's own vocabulary: what merging can give */
+/* flags of a token */
+enum {
+    SK_TOK_SPECIAL = 1, /* added token with special = true: dropped by skip_special_tokens */
+    SK_TOK_ADDED = 2,
+    SK_TOK_BYTE = 4,    /* byte-fallback token <0xNN> */
+    SK_TOK_CONTROL = 8, /* user text must never become this token: special ones, and <|fim_prefix|> and the like */
+    SK_TOK_UNUSED = 16, /* an id below n_vocab without a word */
+    SK_TOK_MODEL = 32   /* in the model's own vocabulary: what merging can give */
 };
 
 int sk_vocab_open(const char *path, struct sk_vocab **ret, struct sk_err *err);

@@ -10,13 +10,14 @@
 #define SK_VOCAB_FORMAT  1 /* raised with any change of the bytes or their meaning */
 #define SK_VOCAB_NO_WORD UINT32_MAX
 
-enum { /* caps that open enforces; the writer refuses what is beyond them */
-       SK_VOCAB_MAX_WORDS = 1 << 24,
-       SK_VOCAB_MAX_ADDED_BYTES = 1024,
-       SK_VOCAB_MAX_TOKEN_BYTES = 65535,
-       SK_VOCAB_MAX_OPS = 16,         /* of the normalizer, and of the pre-tokenizer */
-       SK_VOCAB_MAX_AFFIX = 8,        /* tokens that the post-processor adds in front, and behind */
-       SK_VOCAB_MAX_PATTERN = 1 << 16 /* bytes of a string of a program */
+/* caps that open enforces; the writer refuses what is beyond them */
+enum {
+    SK_VOCAB_MAX_WORDS = 1 << 24,
+    SK_VOCAB_MAX_ADDED_BYTES = 1024,
+    SK_VOCAB_MAX_TOKEN_BYTES = 65535,
+    SK_VOCAB_MAX_OPS = 16,         /* of the normalizer, and of the pre-tokenizer */
+    SK_VOCAB_MAX_AFFIX = 8,        /* tokens that the post-processor adds in front, and behind */
+    SK_VOCAB_MAX_PATTERN = 1 << 16 /* bytes of a string of a program */
 };
 
 enum sk_vocab_section {
@@ -33,13 +34,14 @@ enum sk_vocab_section {
     SK_VOCAB_N_SECTION
 };
 
-enum { /* sk_vocab_head.flags */
-       SK_VOCAB_BYTE_LEVEL =
-           1, /* words are spelled in the byte-level alphabet of GPT-2: a symbol is a byte, else a character */
-       SK_VOCAB_BYTE_FALLBACK = 2, /* a character without a word becomes its <0xNN> words */
-       SK_VOCAB_FUSE_UNK = 4,      /* neighbouring unknown characters give one unk */
-       SK_VOCAB_IGNORE_MERGES = 8, /* a pre-token that is a word is that word, whatever the merges say (Llama 3) */
-       SK_VOCAB_DROP_FIRST = 16    /* decode: the first token loses its leading spaces (the Metaspace decoder) */
+/* sk_vocab_head.flags */
+enum {
+    SK_VOCAB_BYTE_LEVEL =
+        1, /* words are spelled in GPT-2's byte-level alphabet: a symbol is a byte, else a character */
+    SK_VOCAB_BYTE_FALLBACK = 2, /* a character without a word becomes its <0xNN> words */
+    SK_VOCAB_FUSE_UNK = 4,      /* neighbouring unknown characters give one unk */
+    SK_VOCAB_IGNORE_MERGES = 8, /* a pre-token that is a word is that word, whatever the merges say (Llama 3) */
+    SK_VOCAB_DROP_FIRST = 16    /* decode: the first token loses its leading spaces (the Metaspace decoder) */
 };
 
 struct sk_vocab_head {
@@ -68,11 +70,12 @@ struct sk_vocab_merge {
     uint32_t id;
 };
 
-enum {                           /* sk_vocab_added.flags */
-       SK_VOCAB_LSTRIP = 1,      /* takes the white space before it */
-       SK_VOCAB_RSTRIP = 2,      /* and behind it */
-       SK_VOCAB_SINGLE_WORD = 4, /* only where it touches no word character */
-       SK_VOCAB_NORMALIZED = 8   /* sought in the normalized text, itself normalized */
+/* sk_vocab_added.flags */
+enum {
+    SK_VOCAB_LSTRIP = 1,      /* takes the white space before it */
+    SK_VOCAB_RSTRIP = 2,      /* and behind it */
+    SK_VOCAB_SINGLE_WORD = 4, /* only where it touches no word character */
+    SK_VOCAB_NORMALIZED = 8   /* sought in the normalized text, itself normalized */
 };
 
 struct sk_vocab_added {
@@ -98,20 +101,22 @@ enum sk_vocab_op_kind {
     SK_VOCAB_N_OP
 };
 
-enum sk_vocab_behaviour { /* of SPLIT: what becomes of a match */
-                          SK_VOCAB_ISOLATED,
-                          SK_VOCAB_REMOVED,
-                          SK_VOCAB_MERGED_WITH_PREVIOUS,
-                          SK_VOCAB_MERGED_WITH_NEXT,
-                          SK_VOCAB_CONTIGUOUS,
-                          SK_VOCAB_N_BEHAVIOUR
+/* of SPLIT: what becomes of a match */
+enum sk_vocab_behaviour {
+    SK_VOCAB_ISOLATED,
+    SK_VOCAB_REMOVED,
+    SK_VOCAB_MERGED_WITH_PREVIOUS,
+    SK_VOCAB_MERGED_WITH_NEXT,
+    SK_VOCAB_CONTIGUOUS,
+    SK_VOCAB_N_BEHAVIOUR
 };
 
-enum sk_vocab_scheme { /* of METASPACE: where a is put in front */
-                       SK_VOCAB_PREPEND_NEVER,
-                       SK_VOCAB_PREPEND_FIRST, /* at the start of the whole text only */
-                       SK_VOCAB_PREPEND_ALWAYS,
-                       SK_VOCAB_N_SCHEME
+/* of METASPACE: where a is put in front */
+enum sk_vocab_scheme {
+    SK_VOCAB_PREPEND_NEVER,
+    SK_VOCAB_PREPEND_FIRST, /* at the start of the whole text only */
+    SK_VOCAB_PREPEND_ALWAYS,
+    SK_VOCAB_N_SCHEME
 };
 
 #define SK_VOCAB_ARG_MASK        0xFFu

@@ -71,6 +71,7 @@ static const struct sk_names gguf_fused = {
 };
 
 /* THE table. */
+/* clang-format off */
 static const struct sk_arch archs[] = {
     {.name = "llama", .title = "Llama 1-3, SmolLM, TinyLlama",
      .hf_type = "llama", .gguf_arch = "llama", .hf = &hf_llama, .gguf = &gguf_split,
@@ -101,6 +102,7 @@ static const struct sk_arch archs[] = {
      .def = {.n_vocab = 50257, .n_embd = 768, .n_layer = 12, .n_head = 12, .max_len = 1024, .eps = 1e-5f,
              .tied = true}},
 };
+/* clang-format on */
 enum { N_ARCH = sizeof archs / sizeof *archs };
 
 static int unknown(const char *what, const char *name, size_t n, struct sk_err *err)
@@ -195,13 +197,14 @@ static struct sk_recipe *add(struct lister *l, const char *name, uint32_t n_out,
         s->cap = cap;
     }
     struct sk_recipe *r = &s->list[s->n++];
-    *r = (struct sk_recipe){.n_out = n_out, .n_in = n_in, .cut_unit = 1, .src_in = n_in, .in_run = n_in,
-                            .in_stride = n_in};
+    *r = (struct sk_recipe){
+        .n_out = n_out, .n_in = n_in, .cut_unit = 1, .src_in = n_in, .in_run = n_in, .in_stride = n_in};
     snprintf(r->name, sizeof r->name, name, l->layer);
     return r;
 }
 
-/* Adds n_row rows of stem + suffix, from row `first` of its `total`, in runs of `run`, to the recipe's next free rows. */
+/* Adds n_row rows of stem + suffix, from row `first` of its `total`, in runs of `run`, to the recipe's next free rows.
+ */
 static void add_part(struct lister *l, struct sk_recipe *r, const char *stem, const char *suffix,
                      const struct sk_recipe_part *shape, uint32_t total)
 {
@@ -237,17 +240,18 @@ static void add_norm(struct lister *l, const char *name, const char *bias_name, 
         add_vector(l, bias_name, stem, ".bias", l->d->n_embd);
 }
 
-/* Words or positions: a row for each, never in heads. */
-static void add_table(struct lister *l, const char *name, const char *stem, uint32_t n_row)
+/* Words or positions: a row for each. NULL on failure. */
+static struct sk_recipe *add_table(struct lister *l, const char *name, const char *stem, uint32_t n_row)
 {
     struct sk_recipe *r = l->rc ? NULL : add(l, name, n_row, l->d->n_embd);
 
     if (!r)
-        return;
+        return NULL;
     r->lookup = true;
     r->split = SK_SPLIT_OUT;
     r->cut_unit = SK_PANEL < n_row ? SK_PANEL : n_row;
     add_part(l, r, stem, ".weight", &(struct sk_recipe_part){.n_row = n_row, .run = n_row, .stride = n_row}, n_row);
+    return l->rc ? NULL : r;
 }
 
 static void add_qkv(struct lister *l, const char *name, const char *suffix, bool vector)
@@ -262,7 +266,8 @@ static void add_qkv(struct lister *l, const char *name, const char *suffix, bool
     r->vector = vector;
     r->split = SK_SPLIT_OUT;
     r->cut_unit = hs;
-    struct sk_recipe_part p = {.run = d->head_dim, .stride = hs,
+    struct sk_recipe_part p = {.run = d->head_dim,
+                               .stride = hs,
                                .transposed = !vector && !l->hp->gguf && l->hp->arch->hf_transposed,
                                .rotary = l->hp->gguf && l->hp->arch->gguf_rotary};
     const char *stems[SK_RECIPE_PARTS] = {names->q, names->k, names->v};
@@ -291,10 +296,11 @@ static void add_row_split(struct lister *l, const char *name, const char *stem, 
     r->src_in = n_run * run;
     r->in_run = run;
     r->in_stride = stride;
-    add_part(l, r, stem, ".weight",
-             &(struct sk_recipe_part){.n_row = n_embd, .run = n_embd, .stride = n_embd,
-                                      .transposed = !l->hp->gguf && l->hp->arch->hf_transposed},
-             n_embd);
+    add_part(
+        l, r, stem, ".weight",
+        &(struct sk_recipe_part){
+            .n_row = n_embd, .run = n_embd, .stride = n_embd, .transposed = !l->hp->gguf && l->hp->arch->hf_transposed},
+        n_embd);
 }
 
 /* gate and up, or up alone: rows padded to the stride of the inner row. */
@@ -309,7 +315,9 @@ static void add_inner(struct lister *l, const char *name, const char *suffix, bo
     r->vector = vector;
     r->split = SK_SPLIT_OUT;
     r->cut_unit = SK_PANEL;
-    struct sk_recipe_part p = {.n_row = d->n_ffn, .run = d->n_ffn, .stride = fs,
+    struct sk_recipe_part p = {.n_row = d->n_ffn,
+                               .run = d->n_ffn,
+                               .stride = fs,
                                .transposed = !vector && !l->hp->gguf && l->hp->arch->hf_transposed};
     if (d->gated)
         add_part(l, r, l->names->gate, suffix, &p, d->n_ffn);
@@ -393,12 +401,10 @@ static int list_all(struct sk_hparams *hp, struct lister *l)
     if ((rc = sk_desc_check(&hp->desc, l->err)))
         return rc;
     add_table(l, "embed", l->names->embed, d->n_vocab);
-    if (d->pos_embed) {
-        add_table(l, "pos_embed", l->names->pos_embed, d->max_len);
-        if (!l->rc) {
-            l->out->list[l->out->n - 1].exact = true;
-            l->out->list[l->out->n - 1].split = SK_SPLIT_NONE;
-        }
+    struct sk_recipe *pos = d->pos_embed ? add_table(l, "pos_embed", l->names->pos_embed, d->max_len) : NULL;
+    if (pos) {
+        pos->exact = true;
+        pos->split = SK_SPLIT_NONE;
     }
     for (l->layer = 0; l->layer < d->n_layer && !l->rc; l->layer++)
         add_layer(l);
@@ -411,8 +417,12 @@ static int list_all(struct sk_hparams *hp, struct lister *l)
 int sk_arch_finish(struct sk_hparams *hp, const struct sk_src *src, struct sk_recipes *ret, struct sk_err *err)
 {
     struct sk_recipes out = {0};
-    struct lister l = {.hp = hp, .d = &hp->desc, .names = hp->gguf ? hp->arch->gguf : hp->arch->hf, .src = src,
-                       .out = &out, .err = err};
+    struct lister l = {.hp = hp,
+                       .d = &hp->desc,
+                       .names = hp->gguf ? hp->arch->gguf : hp->arch->hf,
+                       .src = src,
+                       .out = &out,
+                       .err = err};
 
     /* A window that spans everything is none: fewer kinds of layers. */
     for (uint32_t i = 0; i < hp->desc.n_layer && i < SK_MAX_LAYERS; i++)

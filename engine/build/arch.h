@@ -30,10 +30,10 @@ struct sk_arch {
     enum sk_act act;
     bool gated, qk_norm, pos_embed;
     enum sk_bias qkv_bias, o_bias;
-    bool mlp_bias;       /* up and down have biases (only where not gated) */
-    bool hf_transposed;  /* HF stores matrices as [in, out] (Conv1D) */
-    bool gguf_rotary;    /* GGUF stores q and k rows in the order of interleaved rotary */
-    bool window_always;  /* HF: sliding_window holds for all layers; else only with use_sliding_window */
+    bool mlp_bias;      /* up and down have biases (only where not gated) */
+    bool hf_transposed; /* HF stores matrices as [in, out] (Conv1D) */
+    bool gguf_rotary;   /* GGUF stores q and k rows in the order of interleaved rotary */
+    bool window_always; /* HF: sliding_window holds for all layers; else only with use_sliding_window */
     /* transformers' defaults for keys that a config.json leaves out; 0: n_kv_head = n_head, head_dim = n_embd / n_head,
      * n_ffn = 4 n_embd. */
     struct sk_arch_defaults {
@@ -60,8 +60,9 @@ struct sk_hparams {
     struct sk_gen_defaults gen;
 };
 
-/* Completes and checks the description, and lists the tensors of the engine directory in the order in which they will be
- * written; `src` outlives the list. -SK_EFORMAT: a tensor is missing or has another shape (named, with both shapes). */
+/* Completes and checks the description, and lists the tensors of the engine directory in the order in which they will
+ * be written; `src` outlives the list. -SK_EFORMAT: a tensor is missing or has another shape (named, with both shapes).
+ */
 int sk_arch_finish(struct sk_hparams *hp, const struct sk_src *src, struct sk_recipes *ret, struct sk_err *err);
 
 #endif

@@ -154,7 +154,10 @@ int sk_bake_matrix(const struct sk_recipe *r, const struct sk_quant_choice *c, c
 
     n = n > p->n_panel ? p->n_panel : n ? n : 1;
     for (unsigned i = 0; i < n && !rc; i++) {
-        shares[i] = (struct share){.r = r, .c = c, .p = p, .data = data,
+        shares[i] = (struct share){.r = r,
+                                   .c = c,
+                                   .p = p,
+                                   .data = data,
                                    .first = (uint32_t)((uint64_t)p->n_panel * i / n),
                                    .last = (uint32_t)((uint64_t)p->n_panel * (i + 1) / n)};
         if ((rc = share_init(&shares[i])))

@@ -49,9 +49,11 @@ int sk_build_detect(const char *src, enum sk_build_kind *ret, struct sk_err *err
     }
     if (S_ISDIR(st.st_mode)) {
         if (snprintf(config, sizeof config, "%s/config.json", src) >= (int)sizeof config || access(config, R_OK))
-            return sk_err_set(err, SK_EFORMAT, NULL,
-                              "%.300s is a directory without config.json: neither a Hugging Face checkpoint nor an engine "
-                              "directory", src);
+            return sk_err_set(
+                err, SK_EFORMAT, NULL,
+                "%.300s is a directory without config.json: neither a Hugging Face checkpoint nor an engine "
+                "directory",
+                src);
         *ret = SK_BUILD_HF;
         return 0;
     }
@@ -111,8 +113,11 @@ static int plan_tensors(struct build *b)
         struct sk_dir_entry *e = &b->entries[i];
         struct sk_pack p;
         sk_quant_choose(r, b->conf->dtype, &b->choices[i]);
-        *e = (struct sk_dir_entry){.dtype = b->choices[i].dtype, .split = r->split, .cut_unit = r->cut_unit,
-                                   .n_out = r->n_out, .n_in = r->n_in};
+        *e = (struct sk_dir_entry){.dtype = b->choices[i].dtype,
+                                   .split = r->split,
+                                   .cut_unit = r->cut_unit,
+                                   .n_out = r->n_out,
+                                   .n_in = r->n_in};
         memcpy(e->name, r->name, sizeof e->name);
         if (r->vector) {
             e->pack = SK_PACK_PLAIN;
@@ -152,8 +157,8 @@ static void report(const struct build *b)
             }
         }
         if (first == i && n_alike > 1)
-            fprintf(f, "  layer.*%s (%u layers): %s, because %s\n", kind, n_alike,
-                    sk_dtype_name(b->choices[i].dtype), b->choices[i].note);
+            fprintf(f, "  layer.*%s (%u layers): %s, because %s\n", kind, n_alike, sk_dtype_name(b->choices[i].dtype),
+                    b->choices[i].note);
         else if (first == i)
             fprintf(f, "  %s: %s, because %s\n", name, sk_dtype_name(b->choices[i].dtype), b->choices[i].note);
     }
@@ -161,6 +166,30 @@ static void report(const struct build *b)
         if (count[t])
             fprintf(f, "  %u tensors of type %s, %.1f MB\n", count[t], sk_dtype_name((enum sk_dtype)t),
                     (double)bytes[t] / 1e6);
+}
+
+static bool is_used(const struct build *b, const struct sk_src_tensor *t)
+{
+    for (uint32_t i = 0; i < b->recipes.n; i++)
+        for (uint32_t k = 0; k < b->recipes.list[i].n_part; k++)
+            if (b->recipes.list[i].parts[k].t == t)
+                return true;
+    return false;
+}
+
+/* Masks and frequencies are stored by some; anything else would mean that the model is not quite what it says. */
+static void report_unused(const struct build *b)
+{
+    const char *first = NULL;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < b->src->n_tensor; i++) {
+        if (is_used(b, &b->src->tensors[i]))
+            continue;
+        first = n++ ? first : b->src->tensors[i].name;
+    }
+    if (n)
+        fprintf(b->conf->report, "  %u tensors of the source are not used, the first is %s\n", n, first);
 }
 
 static unsigned default_threads(void)
@@ -314,8 +343,10 @@ int sk_build_fill(const struct sk_build_conf *c, const char *out, struct sk_err 
         goto out;
     if (c->progress)
         c->progress(c->arg, 100);
-    if (c->report)
+    if (c->report) {
         report(&b);
+        report_unused(&b);
+    }
 out:
     build_done(&b);
     return rc;

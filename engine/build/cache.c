@@ -72,8 +72,12 @@ static int hash_shard(void *arg, const char *path, struct sk_err *err)
 
 static int hash_hf(XXH3_state_t *s, const char *dir, struct sk_err *err)
 {
-    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
-                                        "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+    static const char *const names[] = {"config.json",
+                                        "generation_config.json",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "chat_template.jinja",
                                         "model.safetensors.index.json"};
     char path[PATH_MAX + 64];
 
@@ -174,8 +178,8 @@ int sk_cache_get(const struct sk_build_conf *c, const char *dir, char *ret_path,
 }
 
 /* Calls `each` for every entry of the cache that looks like a key. */
-static int for_each(const char *dir, int (*each)(const char *dir, const char *key, FILE *f, struct sk_err *err), FILE *f,
-                    struct sk_err *err)
+static int for_each(const char *dir, int (*each)(const char *dir, const char *key, FILE *f, struct sk_err *err),
+                    FILE *f, struct sk_err *err)
 {
     DIR *d = opendir(dir);
     int rc = 0;

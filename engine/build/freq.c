@@ -16,7 +16,8 @@ static double yarn_mscale(double factor, double mscale)
 
 static float yarn(const struct sk_freq_conf *c, uint32_t dim, double orig_len, float *inv_freq)
 {
-    double low = yarn_dim(c->beta_fast, dim, c->theta, orig_len), high = yarn_dim(c->beta_slow, dim, c->theta, orig_len);
+    double low = yarn_dim(c->beta_fast, dim, c->theta, orig_len),
+           high = yarn_dim(c->beta_slow, dim, c->theta, orig_len);
 
     if (!c->no_truncate) {
         low = floor(low);

@@ -16,13 +16,13 @@ enum sk_freq_kind {
 struct sk_freq_conf {
     enum sk_freq_kind kind;
     double theta;
-    double factor, orig_len;         /* 0 = absent */
-    double low_freq, high_freq;      /* LLAMA3 */
-    double beta_fast, beta_slow;     /* YARN */
-    double attn_factor;              /* YARN: scale of cos and sin; 0 = derived from factor and the two below */
-    double mscale, mscale_all_dim;   /* YARN; 0 = absent */
-    bool no_truncate;                /* YARN: the ramp's ends are not rounded */
-    const float *factors;            /* dim / 2 divisors (GGUF rope_freqs.weight), instead of kind; NULL = none */
+    double factor, orig_len;       /* 0 = absent */
+    double low_freq, high_freq;    /* LLAMA3 */
+    double beta_fast, beta_slow;   /* YARN */
+    double attn_factor;            /* YARN: scale of cos and sin; 0 = derived from factor and the two below */
+    double mscale, mscale_all_dim; /* YARN; 0 = absent */
+    bool no_truncate;              /* YARN: the ramp's ends are not rounded */
+    const float *factors;          /* dim / 2 divisors (GGUF rope_freqs.weight), instead of kind; NULL = none */
 };
 
 /* Fills inv_freq[0 .. dim/2). max_len stands in for an absent orig_len. -SK_EFORMAT: values without a meaning. */

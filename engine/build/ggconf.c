@@ -83,10 +83,11 @@ static int read_sizes(const struct sk_gguf *g, struct sk_hparams *hp, struct sk_
         (rc = get_u32(g, hp, "expert_count", &n_expert, err)) || (rc = read_vocab(g, hp, err)))
         return rc;
     if (n_expert)
-        return sk_err_set(err, SK_EUNSUP, "expert_count", "models with a mixture of experts (%u here) are not supported",
-                          n_expert);
+        return sk_err_set(err, SK_EUNSUP, "expert_count",
+                          "models with a mixture of experts (%u here) are not supported", n_expert);
     if (d->n_layer > SK_MAX_LAYERS)
-        return sk_err_set(err, SK_ERANGE, "block_count", "%u layers, at most %d are possible", d->n_layer, SK_MAX_LAYERS);
+        return sk_err_set(err, SK_ERANGE, "block_count", "%u layers, at most %d are possible", d->n_layer,
+                          SK_MAX_LAYERS);
     if (!d->n_kv_head)
         d->n_kv_head = d->n_head;
     if (!d->head_dim && d->n_head)
@@ -165,13 +166,19 @@ static int read_eos(const struct sk_gguf *g, struct sk_hparams *hp, struct sk_er
 int sk_ggconf_read(const struct sk_gguf *g, struct sk_hparams *ret, struct sk_err *err)
 {
     struct sk_hparams hp = {.gguf = true};
+    uint32_t n_split = 1;
     const char *arch = NULL, *name = "";
     size_t n_arch = 0, n_name = 0;
     double eps, scale = 0;
     int rc;
 
-    if ((rc = sk_gguf_str(g, "general.architecture", &arch, &n_arch, err)))
+    if ((rc = sk_gguf_str(g, "general.architecture", &arch, &n_arch, err)) ||
+        (rc = sk_gguf_u32(g, "split.count", &n_split, err)))
         return rc;
+    if (n_split > 1)
+        return sk_err_set(err, SK_EUNSUP, "split.count",
+                          "this is one of %u files of a split model: merge them first (llama-gguf-split --merge)",
+                          n_split);
     if (!arch)
         return sk_err_set(err, SK_EFORMAT, "general.architecture", "GGUF metadata lacks general.architecture");
     if ((rc = sk_arch_find_gguf(arch, n_arch, &hp.arch, err)))
@@ -183,8 +190,9 @@ int sk_ggconf_read(const struct sk_gguf *g, struct sk_hparams *ret, struct sk_er
     hp.desc.pos_embed = hp.arch->pos_embed;
     eps = (double)hp.arch->def.eps;
     if ((rc = read_sizes(g, &hp, err)) || (rc = read_rope(g, &hp, err)) || (rc = read_eos(g, &hp, err)) ||
-        (rc = get_f32(g, &hp, hp.arch->norm == SK_NORM_RMS ? "attention.layer_norm_rms_epsilon"
-                                                           : "attention.layer_norm_epsilon", &eps, err)) ||
+        (rc = get_f32(
+             g, &hp, hp.arch->norm == SK_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon",
+             &eps, err)) ||
         (rc = get_f32(g, &hp, "attention.scale", &scale, err)) ||
         (rc = sk_gguf_str(g, "general.name", &name, &n_name, err)))
         return rc;

@@ -7,16 +7,16 @@
 #include <unistd.h>
 
 static const uint8_t kind_bytes[SK_GGUF_KIND_COUNT] = {
-    [SK_GGUF_U8] = 1,   [SK_GGUF_I8] = 1,  [SK_GGUF_U16] = 2,  [SK_GGUF_I16] = 2, [SK_GGUF_U32] = 4, [SK_GGUF_I32] = 4,
-    [SK_GGUF_F32] = 4,  [SK_GGUF_BOOL] = 1, [SK_GGUF_U64] = 8, [SK_GGUF_I64] = 8, [SK_GGUF_F64] = 8,
+    [SK_GGUF_U8] = 1,  [SK_GGUF_I8] = 1,   [SK_GGUF_U16] = 2, [SK_GGUF_I16] = 2, [SK_GGUF_U32] = 4, [SK_GGUF_I32] = 4,
+    [SK_GGUF_F32] = 4, [SK_GGUF_BOOL] = 1, [SK_GGUF_U64] = 8, [SK_GGUF_I64] = 8, [SK_GGUF_F64] = 8,
 };
 
 struct pair {
     const char *key; /* in the file, not NUL-terminated */
     size_t n_key;
     enum sk_gguf_kind kind;
-    const uint8_t *value;        /* scalar bytes, or a string's length word */
-    struct sk_gguf_array array;  /* kind ARRAY; offsets owned */
+    const uint8_t *value;       /* scalar bytes, or a string's length word */
+    struct sk_gguf_array array; /* kind ARRAY; offsets owned */
 };
 
 struct sk_gguf {
@@ -221,7 +221,8 @@ static int parse_tensors(struct sk_gguf *g, struct cursor *c, uint64_t n_tensor,
     for (uint64_t i = 0; i < n_tensor; i++) {
         struct sk_src_tensor t = {0};
         size_t n_name = 0;
-        if ((rc = parse_tensor(c, &t, &offsets[i], &n_name, err)) || (rc = sk_src_add(&g->src, &t, t.name, n_name, err)))
+        if ((rc = parse_tensor(c, &t, &offsets[i], &n_name, err)) ||
+            (rc = sk_src_add(&g->src, &t, t.name, n_name, err)))
             goto out;
     }
     /* The data section begins where the table ends, rounded up. */
@@ -324,7 +325,8 @@ bool sk_gguf_is(const char *path)
     char magic[4];
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    bool yes = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) && read(fd, magic, 4) == 4 && !memcmp(magic, "GGUF", 4);
+    bool yes =
+        fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) && read(fd, magic, 4) == 4 && !memcmp(magic, "GGUF", 4);
 
     if (fd >= 0)
         close(fd);

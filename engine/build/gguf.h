@@ -1,4 +1,5 @@
-/* GGUF files, versions 2 and 3, little-endian (ggml docs/gguf.md): metadata and tensor table, mapped and bounds-checked. */
+/* GGUF files, versions 2 and 3, little-endian (ggml docs/gguf.md): metadata and tensor table, mapped and
+ * bounds-checked. */
 #ifndef SK_BUILD_GGUF_H
 #define SK_BUILD_GGUF_H
 #include <stdbool.h>
@@ -30,7 +31,8 @@ enum { SK_GGUF_MAX_KEYS = 65536 };
 struct sk_gguf;
 
 bool sk_gguf_is(const char *path); /* a regular file that begins with the magic? */
-/* -SK_ENOENT, -SK_EIO, -SK_EFORMAT, -SK_EUNSUP (another version, big-endian), -SK_ENOMEM; the message names the file. */
+/* -SK_ENOENT, -SK_EIO, -SK_EFORMAT, -SK_EUNSUP (another version, big-endian), -SK_ENOMEM; the message names the file.
+ */
 int sk_gguf_open(const char *path, struct sk_gguf **ret, struct sk_err *err);
 /* Over bytes that outlive it (fuzzing, tests). */
 int sk_gguf_open_mem(const void *p, size_t n, struct sk_gguf **ret, struct sk_err *err);
@@ -38,8 +40,8 @@ void sk_gguf_close(struct sk_gguf *g); /* NULL is allowed */
 
 const struct sk_src *sk_gguf_src(const struct sk_gguf *g); /* the tensors; dims outermost first */
 
-/* Metadata by key. An absent key leaves the results untouched and returns 0 (as comm/base/json.h does); a value of another
- * type is -SK_ETYPE, one that does not fit is -SK_ERANGE; err->param is the key. */
+/* Metadata by key. An absent key leaves the results untouched and returns 0 (as comm/base/json.h does); a value of
+ * another type is -SK_ETYPE, one that does not fit is -SK_ERANGE; err->param is the key. */
 bool sk_gguf_has(const struct sk_gguf *g, const char *key);
 int sk_gguf_u32(const struct sk_gguf *g, const char *key, uint32_t *ret, struct sk_err *err); /* any integer kind */
 int sk_gguf_f32(const struct sk_gguf *g, const char *key, float *ret, struct sk_err *err);    /* F32 or F64 */
@@ -56,7 +58,8 @@ struct sk_gguf_array {
 };
 /* As above: absent leaves *ret untouched. */
 int sk_gguf_array(const struct sk_gguf *g, const char *key, struct sk_gguf_array *ret, struct sk_err *err);
-/* Element i < a->n of an array of that kind; -SK_ETYPE where the kind differs, -SK_ERANGE where i or the value does not fit. */
+/* Element i < a->n of an array of that kind; -SK_ETYPE where the kind differs, -SK_ERANGE where i or the value does not
+ * fit. */
 int sk_gguf_at_str(const struct sk_gguf_array *a, uint64_t i, const char **ret, size_t *ret_n);
 int sk_gguf_at_i32(const struct sk_gguf_array *a, uint64_t i, int32_t *ret); /* any integer kind */
 int sk_gguf_at_f32(const struct sk_gguf_array *a, uint64_t i, float *ret);

@@ -29,9 +29,15 @@ static int read_sizes(const struct cJSON *c, const struct sk_arch_defaults *def,
 {
     int rc;
 
-    *d = (struct sk_desc){.n_vocab = def->n_vocab, .n_embd = def->n_embd, .n_ffn = def->n_ffn, .n_layer = def->n_layer,
-                          .n_head = def->n_head, .n_kv_head = def->n_kv_head, .head_dim = def->head_dim,
-                          .max_len = def->max_len, .tied = def->tied};
+    *d = (struct sk_desc){.n_vocab = def->n_vocab,
+                          .n_embd = def->n_embd,
+                          .n_ffn = def->n_ffn,
+                          .n_layer = def->n_layer,
+                          .n_head = def->n_head,
+                          .n_kv_head = def->n_kv_head,
+                          .head_dim = def->head_dim,
+                          .max_len = def->max_len,
+                          .tied = def->tied};
     if ((rc = get_size(c, "vocab_size", NULL, &d->n_vocab, err)) ||
         (rc = get_size(c, "hidden_size", "n_embd", &d->n_embd, err)) ||
         (rc = get_size(c, "intermediate_size", "n_inner", &d->n_ffn, err)) ||
@@ -59,8 +65,12 @@ static int read_act(const struct cJSON *c, struct sk_desc *d, struct sk_err *err
     static const struct {
         const char *name;
         enum sk_act act;
-    } acts[] = {{"silu", SK_ACT_SILU}, {"swish", SK_ACT_SILU}, {"gelu_new", SK_ACT_GELU_TANH},
-                {"gelu_pytorch_tanh", SK_ACT_GELU_TANH}, {"gelu_fast", SK_ACT_GELU_TANH}, {"gelu", SK_ACT_GELU_ERF},
+    } acts[] = {{"silu", SK_ACT_SILU},
+                {"swish", SK_ACT_SILU},
+                {"gelu_new", SK_ACT_GELU_TANH},
+                {"gelu_pytorch_tanh", SK_ACT_GELU_TANH},
+                {"gelu_fast", SK_ACT_GELU_TANH},
+                {"gelu", SK_ACT_GELU_ERF},
                 {"relu", SK_ACT_RELU}};
     const char *name = NULL, *key = sk_json_get(c, "hidden_act") ? "hidden_act" : "activation_function";
     int rc = sk_json_get_str(c, key, &name, err);
@@ -93,7 +103,8 @@ static int read_floats(const struct cJSON *c, struct sk_desc *d, struct sk_err *
     return 0;
 }
 
-/* Which layers look back only sliding_window positions: those that layer_types says, or those from max_window_layers on. */
+/* Which layers look back only sliding_window positions: those that layer_types says, or those from max_window_layers
+ * on. */
 static int read_windows(const struct cJSON *c, const struct sk_arch *arch, struct sk_desc *d, struct sk_err *err)
 {
     const struct cJSON *types = sk_json_get(c, "layer_types");
@@ -128,8 +139,11 @@ static int read_scaling(const struct cJSON *s, struct sk_freq_conf *f, struct sk
     static const struct {
         const char *name;
         enum sk_freq_kind kind;
-    } kinds[] = {{"default", SK_FREQ_NONE},  {"dynamic", SK_FREQ_NONE}, {"linear", SK_FREQ_LINEAR},
-                 {"llama3", SK_FREQ_LLAMA3}, {"yarn", SK_FREQ_YARN}};
+    } kinds[] = {{"default", SK_FREQ_NONE},
+                 {"dynamic", SK_FREQ_NONE},
+                 {"linear", SK_FREQ_LINEAR},
+                 {"llama3", SK_FREQ_LLAMA3},
+                 {"yarn", SK_FREQ_YARN}};
     const char *type = "default";
     bool truncate = true;
     size_t i = 0, n = sizeof kinds / sizeof *kinds;

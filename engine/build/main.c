@@ -48,8 +48,12 @@ static int on_progress(void *arg, int percent)
 static int build(const struct sk_conf *c, const char *src, struct sk_err *err)
 {
     struct show show = {.porcelain = c->porcelain, .bar = !c->porcelain && isatty(STDERR_FILENO), .last = -1};
-    struct sk_build_conf conf = {.src = src, .dtype = c->dtype, .n_thread = (unsigned)c->threads,
-                                 .progress = on_progress, .arg = &show, .report = c->porcelain ? NULL : stderr};
+    struct sk_build_conf conf = {.src = src,
+                                 .dtype = c->dtype,
+                                 .n_thread = (unsigned)c->threads,
+                                 .progress = on_progress,
+                                 .arg = &show,
+                                 .report = c->porcelain ? NULL : stderr};
     char dir[1024], path[1024];
     int rc;
 
@@ -119,8 +123,9 @@ static int run(const struct sk_conf *c, const char *src, struct sk_err *err)
     int n_task = !!c->explain[0] + !!c->verify[0] + c->list + c->prune + !!c->cache[0] + !!src;
 
     if (n_task != 1 || !!src != !!c->output[0])
-        return sk_err_set(err, SK_EINVAL, NULL, "one task is needed: SRC -o DIR, --cache, --explain, --verify, --list or "
-                                                "--prune (see --help)");
+        return sk_err_set(err, SK_EINVAL, NULL,
+                          "one task is needed: SRC -o DIR, --cache, --explain, --verify, --list or "
+                          "--prune (see --help)");
     if (c->explain[0])
         return explain(c->explain, err);
     if (c->verify[0])
@@ -132,7 +137,7 @@ static int run(const struct sk_conf *c, const char *src, struct sk_err *err)
 
 int main(int argc, char **argv)
 {
-    struct sigaction sa = {.sa_handler = on_signal};
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
     struct sk_conf c;
     struct sk_err err = {0};
     const char *src = NULL;
@@ -150,7 +155,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "-o"))
             argv[i] = "--output";
     }
-    /* A build that is told to stop takes its half-made directory with it. */
+    /* A build that is told to stop takes its half-made directory with it; told twice, it just ends. */
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
     sigaction(SIGHUP, &sa, NULL);

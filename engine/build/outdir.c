@@ -21,13 +21,12 @@ int sk_outdir_lock(struct sk_outdir *o, const char *path, struct sk_err *err)
     memcpy(o->path, path, n);
     snprintf(o->lock, sizeof o->lock, "%s.lock", o->path);
     for (;;) {
-        int fd = open(o->lock, O_RDWR | O_CREAT | O_CLOEXEC, 0644), rc;
+        int rc = 0, fd = open(o->lock, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
         if (fd < 0)
             return sk_err_errno(err, SK_EIO, NULL, "cannot create %s", o->lock);
-        while ((rc = flock(fd, LOCK_EX)) && errno == EINTR)
-            continue;
-        if (rc) {
-            rc = sk_err_errno(err, SK_EIO, NULL, "cannot lock %s", o->lock);
+        if (flock(fd, LOCK_EX)) {
+            rc = errno == EINTR ? SK_ECANCEL : SK_EIO; /* a signal that the program handles means: stop waiting */
+            rc = sk_err_errno(err, rc, NULL, "cannot lock %s", o->lock);
             close(fd);
             return rc;
         }
@@ -102,12 +101,25 @@ int sk_outdir_make(struct sk_outdir *o, struct sk_err *err)
     return 0;
 }
 
-static int sync_dir(const char *path)
+static int sync_file(int dir, const char *name)
 {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = fd < 0 || fsync(fd);
+    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC), rc = fd < 0 || fsync(fd);
 
     if (fd >= 0)
         close(fd);
+    return rc;
+}
+
+/* The files of a directory, whoever wrote them, and its list of names. */
+static int sync_all(const char *path)
+{
+    DIR *d = opendir(path);
+    int rc = !d;
+
+    for (struct dirent *e; !rc && (e = readdir(d));)
+        rc = sync_file(dirfd(d), e->d_name);
+    if (d)
+        closedir(d);
     return rc;
 }
 
@@ -116,10 +128,10 @@ int sk_outdir_commit(struct sk_outdir *o, struct sk_err *err)
     char parent[1024];
 
     split(o->path, parent, sizeof parent);
-    if (sync_dir(o->tmp) || rename(o->tmp, o->path))
+    if (sync_all(o->tmp) || rename(o->tmp, o->path))
         return sk_err_errno(err, SK_EIO, NULL, "cannot rename %s to %s", o->tmp, o->path);
     o->tmp[0] = 0;
-    return sync_dir(parent) ? sk_err_errno(err, SK_EIO, NULL, "cannot write %s", parent) : 0;
+    return sync_file(AT_FDCWD, parent) ? sk_err_errno(err, SK_EIO, NULL, "cannot write %s", parent) : 0;
 }
 
 void sk_outdir_done(struct sk_outdir *o)

@@ -97,7 +97,8 @@ void sk_quant_blocks(uint32_t type, const uint8_t *data, uint64_t n, struct sk_b
     }
 }
 
-/* Where parts differ, the type that loses least: the wider of two quantised ones; f32 where floats of two kinds meet. */
+/* Where parts differ, the type that loses least: the wider of two quantised ones; f32 where floats of two kinds meet.
+ */
 static enum sk_dtype widest(enum sk_dtype a, enum sk_dtype b)
 {
     if (a == b)

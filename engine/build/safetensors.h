@@ -5,8 +5,8 @@
 #include "comm/base/err.h"
 #include "engine/build/src.h"
 
-/* Opens what lies in `dir`; the caller ends it with sk_src_done. -SK_ENOENT, -SK_EIO, -SK_EFORMAT, -SK_ENOMEM; the message
- * names the file. Tensors of types that skein has no name for are left out. */
+/* Opens what lies in `dir`; the caller ends it with sk_src_done. -SK_ENOENT, -SK_EIO, -SK_EFORMAT, -SK_ENOMEM; the
+ * message names the file. Tensors of types that skein has no name for are left out. */
 int sk_safetensors_open(const char *dir, struct sk_src *ret, struct sk_err *err);
 /* Adds the tensors of one file's bytes, which outlive `s`. Not sealed. */
 int sk_safetensors_parse(struct sk_src *s, const void *p, size_t n, struct sk_err *err);

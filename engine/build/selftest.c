@@ -7,8 +7,11 @@ int sk_build_selftest(const char *dir, struct sk_dir *d, struct sk_err *err)
     struct sk_weights w = {0};
     struct sk_backend *be = NULL;
     struct sk_rank *rank = NULL;
-    struct sk_rank_conf conf = {.max_slot = 1, .max_len = SK_SELFTEST_TOKENS, .max_row = SK_SELFTEST_TOKENS,
-                                .max_result = SK_SELFTEST_TOKENS, .kv_dtype = SK_F32};
+    struct sk_rank_conf conf = {.max_slot = 1,
+                                .max_len = SK_SELFTEST_TOKENS,
+                                .max_row = SK_SELFTEST_TOKENS,
+                                .max_result = SK_SELFTEST_TOKENS,
+                                .kv_dtype = SK_F32};
     int rc;
 
     if ((rc = sk_weights_open(dir, false, &w, err)) || (rc = sk_ref_open(&(struct sk_backend_conf){0}, &be, err)))

@@ -1,4 +1,5 @@
-/* Writes weights.skw (comm/dir/dir.h): tensors in the order in which they are given, then the table in front of them. */
+/* Writes weights.skw (comm/dir/dir.h): tensors in the order in which they are given, then the table in front of them.
+ */
 #ifndef SK_BUILD_SKW_H
 #define SK_BUILD_SKW_H
 #include <stdint.h>

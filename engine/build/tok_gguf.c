@@ -13,14 +13,8 @@
 #define MAX_SCORED_WORD 256            /* bytes of a word that merges can make, where they come from scores */
 #define META            "\xE2\x96\x81" /* U+2581, SentencePiece's space */
 
-enum { /* tokenizer.ggml.token_type (ggml docs/gguf.md) */
-       TYPE_NORMAL = 1,
-       TYPE_UNKNOWN = 2,
-       TYPE_CONTROL = 3,
-       TYPE_USER = 4,
-       TYPE_UNUSED = 5,
-       TYPE_BYTE = 6
-};
+/* tokenizer.ggml.token_type (ggml docs/gguf.md) */
+enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
 
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL        "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
@@ -34,10 +28,9 @@ static const struct split {
     const char *regex; /* behind Digits, if that is set; all Isolated */
     bool digits, nfc, ignore_merges, add_bos;
 } splits[] = {
-    {" default gpt-2 mpt olmo phi-2 jina-es jina-de jina-v2-es jina-v2-de gigachat jais roberta-bpe ",
-     SK_TOK_GPT2_SPLIT, .digits = false},
+    {" default gpt-2 phi-2 mpt olmo jais ", SK_TOK_GPT2_SPLIT, .digits = false},
     {" smollm starcoder refact command-r codeshell exaone minerva-7b ", SK_TOK_GPT2_SPLIT, .digits = true},
-    {" qwen2 deepseek-r1-qwen stablelm2 megrez ",
+    {" qwen2 deepseek-r1-qwen stablelm2 ",
      CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL, .nfc = true},
     {" llama3 llama-v3 llama-bpe falcon3 ",
      CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" TAIL,

@@ -1,8 +1,8 @@
 /* From one row of logits to a token, for backends whose logits lie in host memory: each function is one row's work, so
  * that rows can be spread over threads. All of it is deterministic IEEE arithmetic without the C library's exp and log:
  * equal logits give equal tokens on every host. */
-#ifndef SK_SAMPLE_H
-#define SK_SAMPLE_H
+#ifndef SK_REF_SAMPLE_H
+#define SK_REF_SAMPLE_H
 #include "kernels/kernels.h"
 
 /* Suppression, bias and penalties of `s` on a row that holds a copy of the raw logits, in the order of kernels.h.

@@ -221,10 +221,11 @@ static void kill_engine(struct sk_super *s, const char *why)
     sk_child_kill(s->child, SIGKILL);
 }
 
+/* These come from outside (an operator, the kernel short of memory) and say nothing about the requests on board. */
 static bool is_own_fault(const struct sk_super *s, int status)
 {
     int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-    return s->killed_by_us || sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGABRT;
+    return s->killed_by_us || !(sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP);
 }
 
 static void describe_end(const struct sk_super *s, int status, char *ret, size_t n)

@@ -61,19 +61,19 @@ void golden_build(struct golden_dir *g, const char *src)
 
 void golden_close(struct golden_dir *g)
 {
-    static const char *const file[] = {"/config.json", "/weights.skw", "/vocab.skv", "", "/.."};
+    static const char *const file[] = {"config.json", "weights.skw", "vocab.skv"};
     sk_weights_close(&g->w);
     sk_dir_close(&g->dir);
-    for (size_t i = 0; g->temporary && i < 3; i++) {
+    if (!g->temporary)
+        return;
+    for (size_t i = 0; i < sizeof file / sizeof file[0]; i++) {
         char path[600];
-        snprintf(path, sizeof path, "%s%s", g->path, file[i]);
+        snprintf(path, sizeof path, "%s/%s", g->path, file[i]);
         unlink(path);
     }
-    if (g->temporary) {
-        rmdir(g->path);
-        *strrchr(g->path, '/') = '\0';
-        rmdir(g->path);
-    }
+    rmdir(g->path);
+    *strrchr(g->path, '/') = '\0'; /* the folder that mkdtemp made around it */
+    rmdir(g->path);
 }
 
 enum sk_dtype golden_dtype(const struct golden_dir *g)

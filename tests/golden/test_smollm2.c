@@ -61,6 +61,7 @@ static bool engine_open(struct engine *e, const char *backend)
     if (!e->be)
         return false;
     assert_int_equal(sk_rank_open(&model.dir, &model.w, e->be, NULL, &conf, &e->rank, &err), 0);
+    assert_int_equal(sk_rank_selfcheck(e->rank, &err), 0);
     driver_init(&e->d, e->rank);
     return true;
 }

@@ -109,6 +109,7 @@ static void compare_rank(const struct golden_dir *g, struct sk_backend *be, cons
     p.temperature = 0;
     p.n_prompt_logprobs = p.n_logprobs = SK_MAX_TOP;
     assert_int_equal(sk_rank_open(&g->dir, &g->w, be, NULL, &conf, &rank, &err), 0);
+    assert_int_equal(sk_rank_selfcheck(rank, &err), 0);
     driver_init(&d, rank);
     driver_generate(&d, c->ids, c->n, &p, 16, N_GREEDY, prompt, drawn);
 

@@ -10,6 +10,8 @@ static const struct sk_samp plain = {
     .flags = SK_SAMP_PROCESS, .temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1};
 static const float raw[N] = {1, -2, 3, -4, 5, 0, 7, -8};
 
+static const int32_t no_list[1], no_token[1];
+
 static int32_t bits(float f)
 {
     int32_t i;
@@ -38,9 +40,9 @@ static void lists(void **state)
     s.list = 2; /* where this slot's lists begin */
     s.n_suppress = 2;
     s.n_bias = 2;
-    check(&s, list, NULL, (float[N]){1 - 100, -2, -INFINITY, -4, 5.5f, 0, 7, -INFINITY});
+    check(&s, list, no_token, (float[N]){1 - 100, -2, -INFINITY, -4, 5.5f, 0, 7, -INFINITY});
     s.n_allowed = 4; /* 7 is allowed but suppressed; bias leaves a barred token barred */
-    check(&s, list, NULL, (float[N]){1 - 100, -INFINITY, -INFINITY, -INFINITY, 5.5f, -INFINITY, 7, -INFINITY});
+    check(&s, list, no_token, (float[N]){1 - 100, -INFINITY, -INFINITY, -INFINITY, 5.5f, -INFINITY, 7, -INFINITY});
 }
 
 static void bad_words(void **state)
@@ -63,15 +65,15 @@ static void penalties(void **state)
     s.n_prompt = 3;
     s.pos = 6;
     s.repetition_penalty = 2; /* each seen token once, the prompt's too */
-    check(&s, NULL, token, (float[N]){1, -4, 3, -4, 2.5f, 0, 3.5f, -8});
+    check(&s, no_list, token, (float[N]){1, -4, 3, -4, 2.5f, 0, 3.5f, -8});
     s.repetition_penalty = 1;
     s.presence_penalty = 0.25f; /* generated ones only: 6, and 1 twice */
-    check(&s, NULL, token, (float[N]){1, -2.25f, 3, -4, 5, 0, 6.75f, -8});
+    check(&s, no_list, token, (float[N]){1, -2.25f, 3, -4, 5, 0, 6.75f, -8});
     s.frequency_penalty = -1;
-    check(&s, NULL, token, (float[N]){1, -0.25f, 3, -4, 5, 0, 7.75f, -8});
+    check(&s, no_list, token, (float[N]){1, -0.25f, 3, -4, 5, 0, 7.75f, -8});
     s.presence_penalty = 0;
     s.repetition_penalty = 2; /* repetition first */
-    check(&s, NULL, token, (float[N]){1, -2, 3, -4, 2.5f, 0, 4.5f, -8});
+    check(&s, no_list, token, (float[N]){1, -2, 3, -4, 2.5f, 0, 4.5f, -8});
 }
 
 static void order_of_bias_and_penalty(void **state)
@@ -90,16 +92,16 @@ static void no_repeat_ngram(void **state)
     struct sk_samp s = plain;
     s.no_repeat_ngram = 2; /* after 2 came 4 and 5 */
     s.pos = 6;
-    check(&s, NULL, token, (float[N]){1, -2, 3, -4, -INFINITY, -INFINITY, 7, -8});
+    check(&s, no_list, token, (float[N]){1, -2, 3, -4, -INFINITY, -INFINITY, 7, -8});
     s.pos = 4; /* after 2 came 4 */
-    check(&s, NULL, token, (float[N]){1, -2, 3, -4, -INFINITY, 0, 7, -8});
+    check(&s, no_list, token, (float[N]){1, -2, 3, -4, -INFINITY, 0, 7, -8});
     s.no_repeat_ngram = 3;
-    check(&s, NULL, token, raw);
+    check(&s, no_list, token, raw);
     s.no_repeat_ngram = 1; /* no token twice */
-    check(&s, NULL, token, (float[N]){1, -2, -INFINITY, -4, -INFINITY, 0, -INFINITY, -8});
+    check(&s, no_list, token, (float[N]){1, -2, -INFINITY, -4, -INFINITY, 0, -INFINITY, -8});
     for (s.pos = 0; s.pos < 3; s.pos++) { /* shorter than the n-gram */
         s.no_repeat_ngram = 4;
-        check(&s, NULL, token, raw);
+        check(&s, no_list, token, raw);
     }
 }
 

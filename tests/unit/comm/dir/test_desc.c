@@ -10,9 +10,21 @@
 
 static struct sk_desc good(void)
 {
-    struct sk_desc d = {.n_vocab = 1000, .n_embd = 96, .n_layer = 4, .n_head = 6, .n_kv_head = 2, .head_dim = 12,
-                        .n_ffn = 100, .max_len = 512, .norm = SK_NORM_RMS, .norm_eps = 1e-5f, .act = SK_ACT_SILU,
-                        .gated = true, .qk_norm = true, .attn_scale = 0.288675135f, .n_rope = 1,
+    struct sk_desc d = {.n_vocab = 1000,
+                        .n_embd = 96,
+                        .n_layer = 4,
+                        .n_head = 6,
+                        .n_kv_head = 2,
+                        .head_dim = 12,
+                        .n_ffn = 100,
+                        .max_len = 512,
+                        .norm = SK_NORM_RMS,
+                        .norm_eps = 1e-5f,
+                        .act = SK_ACT_SILU,
+                        .gated = true,
+                        .qk_norm = true,
+                        .attn_scale = 0.288675135f,
+                        .n_rope = 1,
                         .ropes = {{.dim = 12, .mscale = 1}}};
 
     d.layers[0].window = d.layers[1].window = d.layers[3].window = 64;
@@ -58,8 +70,9 @@ static void test_check(void **state)
     REFUSED(d.ropes[0].dim = 14, "rope");
     REFUSED(d.ropes[0].mscale = INFINITY, "rope");
     REFUSED(d.layers[2].rope = 1, "rope");
-    REFUSED((d.n_layer = 6, d.layers[2].window = 1, d.layers[4].window = 2, d.layers[5].window = 3, d.layers[3].window = 4),
-            "window");
+    REFUSED(
+        (d.n_layer = 6, d.layers[2].window = 1, d.layers[4].window = 2, d.layers[5].window = 3, d.layers[3].window = 4),
+        "window");
 #undef REFUSED
 }
 
@@ -122,20 +135,20 @@ static void test_explain(void **state)
     assert_int_equal(sk_desc_check(&d, NULL), 0);
     sk_buf_init(&b, 1 << 16);
     assert_int_equal(sk_desc_explain(&d, &b), 0);
-    assert_string_equal(b.p,
-                        "# 4 layers, 96 wide, 1000 words, up to 512 positions; norms with eps = 1e-05\n"
-                        "x = embed[token]\n"
-                        "for layer in 0 .. 3:\n"
-                        "    h = rms_norm(x) * attn_norm\n"
-                        "    q, k, v = qkv(h)  # 6 query heads, 2 key/value heads, 12 wide\n"
-                        "    q, k = rms_norm(q) * q_norm, rms_norm(k) * k_norm  # per head\n"
-                        "    q, k = rope.0(q, k, position)  # 12 of 12 dimensions, pairs (i, i + 6)\n"
-                        "    a = softmax(0.288675 * q k^T) v  # the last 64 positions in layers 0-1 3; all positions in layers 2\n"
-                        "    x = x + o(a)\n"
-                        "    h = rms_norm(x) * ffn_norm\n"
-                        "    x = x + down(silu(gate(h)) * up(h))  # 100 wide\n"
-                        "x = rms_norm(x) * final_norm\n"
-                        "logits = head(x)\n");
+    assert_string_equal(
+        b.p, "# 4 layers, 96 wide, 1000 words, up to 512 positions; norms with eps = 1e-05\n"
+             "x = embed[token]\n"
+             "for layer in 0 .. 3:\n"
+             "    h = rms_norm(x) * attn_norm\n"
+             "    q, k, v = qkv(h)  # 6 query heads, 2 key/value heads, 12 wide\n"
+             "    q, k = rms_norm(q) * q_norm, rms_norm(k) * k_norm  # per head\n"
+             "    q, k = rope.0(q, k, position)  # 12 of 12 dimensions, pairs (i, i + 6)\n"
+             "    a = softmax(0.288675 * q k^T) v  # the last 64 positions in layers 0-1 3; all positions in layers 2\n"
+             "    x = x + o(a)\n"
+             "    h = rms_norm(x) * ffn_norm\n"
+             "    x = x + down(silu(gate(h)) * up(h))  # 100 wide\n"
+             "x = rms_norm(x) * final_norm\n"
+             "logits = head(x)\n");
     sk_buf_done(&b);
 }
 

@@ -17,15 +17,39 @@ static char scratch[64], config[96], weights[96];
 
 static struct sk_dir good(void)
 {
-    struct sk_dir d = {.name = "tiny \"one\"", .digest = "0123456789abcdef0123456789abcdef", .dtype = "q4",
-                       .created = 1700000000, .n_eos = 2, .eos = {2, 7}, .bos = -1, .bos_token = "<s>",
-                       .eos_token = "</s>", .gen = {.temperature = 0.6f, .top_p = 0.95f, .min_p = NAN, .typical_p = NAN,
-                                                    .repetition_penalty = 1.1f, .eta_cutoff = NAN, .epsilon_cutoff = NAN,
-                                                    .top_k = 20, .no_repeat_ngram = -1, .do_sample = 0}};
+    struct sk_dir d = {.name = "tiny \"one\"",
+                       .digest = "0123456789abcdef0123456789abcdef",
+                       .dtype = "q4",
+                       .created = 1700000000,
+                       .n_eos = 2,
+                       .eos = {2, 7},
+                       .bos = -1,
+                       .bos_token = "<s>",
+                       .eos_token = "</s>",
+                       .gen = {.temperature = 0.6f,
+                               .top_p = 0.95f,
+                               .min_p = NAN,
+                               .typical_p = NAN,
+                               .repetition_penalty = 1.1f,
+                               .eta_cutoff = NAN,
+                               .epsilon_cutoff = NAN,
+                               .top_k = 20,
+                               .no_repeat_ngram = -1,
+                               .do_sample = 0}};
 
-    d.desc = (struct sk_desc){.n_vocab = 100, .n_embd = 32, .n_layer = 2, .n_head = 2, .n_kv_head = 1, .head_dim = 16,
-                              .n_ffn = 64, .max_len = 128, .norm_eps = 1e-6f, .gated = true, .attn_scale = 0.25f,
-                              .n_rope = 1, .ropes = {{.dim = 16, .mscale = 1}}};
+    d.desc = (struct sk_desc){.n_vocab = 100,
+                              .n_embd = 32,
+                              .n_layer = 2,
+                              .n_head = 2,
+                              .n_kv_head = 1,
+                              .head_dim = 16,
+                              .n_ffn = 64,
+                              .max_len = 128,
+                              .norm_eps = 1e-6f,
+                              .gated = true,
+                              .attn_scale = 0.25f,
+                              .n_rope = 1,
+                              .ropes = {{.dim = 16, .mscale = 1}}};
     assert_int_equal(sk_desc_check(&d.desc, NULL), 0);
     for (int i = 0; i < SK_SELFTEST_TOKENS; i++)
         d.selftest_ids[i] = i * 3;
@@ -136,10 +160,25 @@ static void sign(struct file *f)
 static void make(struct file *f)
 {
     *f = (struct file){.head = {.magic = SK_DIR_MAGIC, .format = SK_DIR_FORMAT, .n_tensor = 2, .file_bytes = sizeof *f},
-                       .entries = {{.name = "a", .dtype = SK_F32, .pack = SK_PACK_X86_1, .split = SK_SPLIT_IN,
-                                    .cut_unit = 16, .n_out = 20, .n_in = 32, .slab_k = 16, .offset = 4096, .bytes = 4096},
-                                   {.name = "b", .dtype = SK_F32, .pack = SK_PACK_PLAIN, .cut_unit = 1, .n_out = 10,
-                                    .n_in = 1, .slab_k = 1, .offset = 8192, .bytes = 64}}};
+                       .entries = {{.name = "a",
+                                    .dtype = SK_F32,
+                                    .pack = SK_PACK_X86_1,
+                                    .split = SK_SPLIT_IN,
+                                    .cut_unit = 16,
+                                    .n_out = 20,
+                                    .n_in = 32,
+                                    .slab_k = 16,
+                                    .offset = 4096,
+                                    .bytes = 4096},
+                                   {.name = "b",
+                                    .dtype = SK_F32,
+                                    .pack = SK_PACK_PLAIN,
+                                    .cut_unit = 1,
+                                    .n_out = 10,
+                                    .n_in = 1,
+                                    .slab_k = 1,
+                                    .offset = 8192,
+                                    .bytes = 64}}};
     for (int i = 0; i < 1024; i++)
         f->matrix[i] = (float)i;
     f->entries[0].sum = XXH3_64bits(f->matrix, sizeof f->matrix);

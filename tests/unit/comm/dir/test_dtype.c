@@ -64,7 +64,7 @@ static void test_bf16(void **state)
         else
             assert_int_equal(sk_f32_to_bf16(f), h);
     }
-    assert_int_equal(sk_f32_to_bf16(1 + 0x1p-8f), 0x3f80);          /* a tie, to even */
+    assert_int_equal(sk_f32_to_bf16(1 + 0x1p-8f), 0x3f80);           /* a tie, to even */
     assert_int_equal(sk_f32_to_bf16(1 + 0x1p-7f + 0x1p-8f), 0x3f82); /* a tie, to even */
     assert_int_equal(sk_f32_to_bf16(1 + 0x1p-8f + 0x1p-20f), 0x3f81);
     assert_int_equal(sk_f32_to_bf16(3.4e38f), 0x7f80);

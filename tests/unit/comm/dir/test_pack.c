@@ -63,7 +63,9 @@ static void check_floats(enum sk_dtype t, uint32_t n_out, uint32_t n_in, uint32_
         sk_pack_get_row(&p, data, r, back);
         for (uint32_t i = 0; i < n_in; i++) {
             float x = rows[(size_t)r * n_in + i];
-            float want = t == SK_F32 ? x : t == SK_F16 ? sk_f16_to_f32(sk_f32_to_f16(x)) : sk_bf16_to_f32(sk_f32_to_bf16(x));
+            float want = t == SK_F32   ? x
+                         : t == SK_F16 ? sk_f16_to_f32(sk_f32_to_f16(x))
+                                       : sk_bf16_to_f32(sk_f32_to_bf16(x));
             assert_true(back[i] == want);
         }
     }

@@ -66,7 +66,8 @@ static void norm_row(enum sk_norm kind, const float *x, uint32_t n, const float 
     for (uint32_t i = 0; i < n; i++)
         square += ((double)x[i] - mean) * ((double)x[i] - mean) / n;
     for (uint32_t i = 0; i < n; i++)
-        y[i] = (float)(((double)x[i] - mean) / sqrt(square + (double)eps) * (double)w[i] + (bias ? (double)bias[i] : 0));
+        y[i] =
+            (float)(((double)x[i] - mean) / sqrt(square + (double)eps) * (double)w[i] + (bias ? (double)bias[i] : 0));
 }
 
 static float *norm(const struct run *r, const char *format, const char *bias_format, const float *x)
@@ -178,8 +179,8 @@ static void mlp_block(const struct run *r, float *x)
 
     for (size_t t = 0; t < r->n; t++)
         for (uint32_t i = 0; i < fs; i++)
-            a[t * fs + i] = (float)(act(d->act, (double)up[t * width + i]) *
-                                    (d->gated ? (double)up[t * width + fs + i] : 1));
+            a[t * fs + i] =
+                (float)(act(d->act, (double)up[t * width + i]) * (d->gated ? (double)up[t * width + fs + i] : 1));
     add(x, linear(r, "layer.%u.down", "layer.%u.down.bias", a), r->n * d->n_embd);
     free(a);
     free(up);

@@ -1,5 +1,5 @@
-/* A decoder written straight from comm/dir/desc.h and dir.h, over weights read back row by row: what an engine directory
- * means, independent of kernels. For tests only; slow. */
+/* A decoder written straight from comm/dir/desc.h and dir.h, over weights read back row by row: what an engine
+ * directory means, independent of kernels. For tests only; slow. */
 #ifndef SK_TEST_NAIVE_H
 #define SK_TEST_NAIVE_H
 #include <stddef.h>

@@ -83,7 +83,8 @@ static void test_defaults(void **state)
     assert_true(hp.desc.attn_scale == 0.125f);
     hp = hf("{\"model_type\":\"gpt2\",\"scale_attn_weights\":false,\"hidden_size\":64,\"num_attention_heads\":2,"
             "\"activation_function\":\"relu\"}");
-    assert_true(hp.desc.attn_scale == 1 && hp.desc.n_embd == 64 && hp.desc.head_dim == 32 && hp.desc.act == SK_ACT_RELU);
+    assert_true(hp.desc.attn_scale == 1 && hp.desc.n_embd == 64 && hp.desc.head_dim == 32 &&
+                hp.desc.act == SK_ACT_RELU);
 }
 
 static void test_windows(void **state)
@@ -96,9 +97,11 @@ static void test_windows(void **state)
             "\"layer_types\":[\"sliding_attention\",\"full_attention\"]}");
     assert_int_equal(hp.desc.layers[0].window, 100);
     assert_int_equal(hp.desc.layers[1].window, 0);
-    refused("{\"model_type\":\"qwen3\",\"use_sliding_window\":true,\"num_hidden_layers\":2,\"layer_types\":[\"x\",\"y\"]}",
-            SK_EUNSUP, "layer type 'x'");
-    refused("{\"model_type\":\"qwen3\",\"use_sliding_window\":true,\"layer_types\":[]}", SK_EFORMAT, "0 entries for 32");
+    refused(
+        "{\"model_type\":\"qwen3\",\"use_sliding_window\":true,\"num_hidden_layers\":2,\"layer_types\":[\"x\",\"y\"]}",
+        SK_EUNSUP, "layer type 'x'");
+    refused("{\"model_type\":\"qwen3\",\"use_sliding_window\":true,\"layer_types\":[]}", SK_EFORMAT,
+            "0 entries for 32");
 }
 
 static void test_rope_keys(void **state)
@@ -106,12 +109,14 @@ static void test_rope_keys(void **state)
     struct sk_hparams hp = hf("{\"model_type\":\"llama\",\"rope_theta\":500000.0,\"rope_scaling\":{\"type\":\"linear\","
                               "\"factor\":2.0}}");
     assert_true(hp.rope.kind == SK_FREQ_LINEAR && hp.rope.factor == 2 && hp.rope.theta == 500000);
-    hp = hf("{\"model_type\":\"llama\",\"dtype\":\"float32\",\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_theta\":7e5,"
+    hp = hf("{\"model_type\":\"llama\",\"dtype\":\"float32\",\"rope_parameters\":{\"rope_type\":\"llama3\",\"rope_"
+            "theta\":7e5,"
             "\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":8192}}");
     assert_true(hp.rope.kind == SK_FREQ_LLAMA3 && hp.rope.theta == 7e5 && hp.rope.orig_len == 8192);
     hp = hf("{\"model_type\":\"llama\",\"rope_scaling\":{\"rope_type\":\"dynamic\",\"factor\":2}}");
     assert_int_equal(hp.rope.kind, SK_FREQ_NONE);
-    hp = hf("{\"model_type\":\"qwen2\",\"max_position_embeddings\":32768,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4.0,"
+    hp = hf("{\"model_type\":\"qwen2\",\"max_position_embeddings\":32768,\"rope_scaling\":{\"type\":\"yarn\","
+            "\"factor\":4.0,"
             "\"original_max_position_embeddings\":32768}}");
     assert_true(hp.rope.kind == SK_FREQ_YARN && hp.desc.max_len == 131072);
     refused("{\"model_type\":\"llama\",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", SK_EUNSUP, "'longrope'");
@@ -126,11 +131,12 @@ static void test_ends_and_defaults(void **state)
     assert_int_equal(parse_hf(config, NULL, &hp, NULL), 0);
     assert_true(hp.n_eos == 1 && hp.eos[0] == 2 && hp.gen.do_sample == -1 && hp.gen.top_k == -1);
     assert_true(isnan(hp.gen.temperature));
-    assert_int_equal(parse_hf(config,
-                              "{\"eos_token_id\":[5,2],\"do_sample\":true,\"temperature\":0.6,\"top_k\":20,\"top_p\":0.95,"
-                              "\"no_repeat_ngram_size\":3,\"max_length\":2048}",
-                              &hp, NULL),
-                     0);
+    assert_int_equal(
+        parse_hf(config,
+                 "{\"eos_token_id\":[5,2],\"do_sample\":true,\"temperature\":0.6,\"top_k\":20,\"top_p\":0.95,"
+                 "\"no_repeat_ngram_size\":3,\"max_length\":2048}",
+                 &hp, NULL),
+        0);
     assert_true(hp.n_eos == 2 && hp.eos[0] == 5 && hp.eos[1] == 2);
     assert_true(hp.gen.do_sample == 1 && hp.gen.temperature == 0.6f && hp.gen.top_k == 20 && hp.gen.top_p == 0.95f);
     assert_true(hp.gen.no_repeat_ngram == 3 && isnan(hp.gen.min_p));
@@ -163,8 +169,14 @@ static void test_freqs(void **state)
                                    3.162277660e-02f, 1.333521432e-02f, 4.779901264e-03f, 1.659961594e-03f,
                                    5.500000000e-04f, 1.686786014e-04f, 4.445698525e-05f, 1.874735523e-05f,
                                    7.905694150e-06f, 3.333803580e-06f, 1.405853313e-06f, 5.928434264e-07f};
-    struct sk_freq_conf c = {.kind = SK_FREQ_LLAMA3, .theta = 500000, .factor = 8, .low_freq = 1, .high_freq = 4,
-                             .orig_len = 8192, .beta_fast = 32, .beta_slow = 1};
+    struct sk_freq_conf c = {.kind = SK_FREQ_LLAMA3,
+                             .theta = 500000,
+                             .factor = 8,
+                             .low_freq = 1,
+                             .high_freq = 4,
+                             .orig_len = 8192,
+                             .beta_fast = 32,
+                             .beta_slow = 1};
     float f[16], base[16], mscale = 0;
 
     assert_int_equal(sk_freq_fill(&c, 32, 131072, f, &mscale, NULL), 0);
@@ -172,8 +184,8 @@ static void test_freqs(void **state)
         assert_true(fabsf(f[i] / llama3[i] - 1) < 1e-6f);
     assert_true(mscale == 1);
 
-    c = (struct sk_freq_conf){.kind = SK_FREQ_YARN, .theta = 1e6, .factor = 4, .orig_len = 32768, .beta_fast = 32,
-                              .beta_slow = 1};
+    c = (struct sk_freq_conf){
+        .kind = SK_FREQ_YARN, .theta = 1e6, .factor = 4, .orig_len = 32768, .beta_fast = 32, .beta_slow = 1};
     assert_int_equal(sk_freq_fill(&c, 32, 131072, f, &mscale, NULL), 0);
     for (int i = 0; i < 16; i++)
         assert_true(fabsf(f[i] / yarn[i] - 1) < 1e-6f);
@@ -381,10 +393,10 @@ static void test_gguf(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),  cmocka_unit_test(test_windows),     cmocka_unit_test(test_rope_keys),
+        cmocka_unit_test(test_defaults),          cmocka_unit_test(test_windows), cmocka_unit_test(test_rope_keys),
         cmocka_unit_test(test_ends_and_defaults), cmocka_unit_test(test_refused), cmocka_unit_test(test_freqs),
-        cmocka_unit_test(test_bad_tensors), cmocka_unit_test(test_recipes),   cmocka_unit_test(test_rotary),
-        cmocka_unit_test(test_explain),   cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_bad_tensors),       cmocka_unit_test(test_recipes), cmocka_unit_test(test_rotary),
+        cmocka_unit_test(test_explain),           cmocka_unit_test(test_gguf),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

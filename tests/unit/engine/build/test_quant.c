@@ -28,8 +28,8 @@ static void *load(const char *name, size_t *ret_n)
 static const struct {
     const char *name;
     uint32_t type;
-} types[] = {{"F16", SK_SRC_F16},   {"BF16", SK_SRC_BF16}, {"Q4_0", SK_SRC_Q4_0},
-             {"Q4_1", SK_SRC_Q4_1}, {"Q8_0", SK_SRC_Q8_0}};
+} types[] = {
+    {"F16", SK_SRC_F16}, {"BF16", SK_SRC_BF16}, {"Q4_0", SK_SRC_Q4_0}, {"Q4_1", SK_SRC_Q4_1}, {"Q8_0", SK_SRC_Q8_0}};
 
 /* Bit for bit what GGML's own dequantisation gives. */
 static void test_golden(void **state)
@@ -55,8 +55,8 @@ static void test_golden(void **state)
     }
 }
 
-/* Blocks that are taken over mean the same in a pack; Q4_0's with a scale whose 8-fold is not in f16 get an infinite m, which
- * sk_bake_matrix refuses. */
+/* Blocks that are taken over mean the same in a pack; Q4_0's with a scale whose 8-fold is not in f16 get an infinite m,
+ * which sk_bake_matrix refuses. */
 static void test_blocks_exact(void **state)
 {
     for (size_t i = 2; i < sizeof types / sizeof *types; i++) {
@@ -99,7 +99,12 @@ static struct sk_src_tensor src(uint32_t type)
 static struct sk_quant_choice choose(uint32_t a, uint32_t b, uint32_t n_in, const char *mode)
 {
     struct sk_src_tensor ta = src(a), tb = src(b);
-    struct sk_recipe r = {.n_out = 32, .n_in = n_in, .src_in = n_in, .in_run = n_in, .in_stride = n_in, .n_part = 2,
+    struct sk_recipe r = {.n_out = 32,
+                          .n_in = n_in,
+                          .src_in = n_in,
+                          .in_run = n_in,
+                          .in_stride = n_in,
+                          .n_part = 2,
                           .parts = {{.t = &ta}, {.t = &tb}}};
     struct sk_quant_choice c;
 
@@ -129,8 +134,14 @@ static void test_choose(void **state)
     assert_true(c.dtype == SK_Q8 && !c.blocks);
 
     struct sk_src_tensor t = src(SK_SRC_Q4_0);
-    struct sk_recipe r = {.lookup = true, .n_out = 32, .n_in = 64, .src_in = 64, .in_run = 64, .in_stride = 64,
-                          .n_part = 1, .parts = {{.t = &t}}};
+    struct sk_recipe r = {.lookup = true,
+                          .n_out = 32,
+                          .n_in = 64,
+                          .src_in = 64,
+                          .in_run = 64,
+                          .in_stride = 64,
+                          .n_part = 1,
+                          .parts = {{.t = &t}}};
     sk_quant_choose(&r, "q4", &c);
     assert_true(c.dtype == SK_Q8 && c.note[0]);
     sk_quant_choose(&r, "keep", &c);
@@ -140,8 +151,8 @@ static void test_choose(void **state)
     assert_true(c.dtype == SK_F32 && !c.note[0]);
 
     /* 8 heads of 24 come to lie at multiples of 32: blocks do not fit any more. */
-    r = (struct sk_recipe){.n_out = 32, .n_in = 256, .src_in = 192, .in_run = 24, .in_stride = 32, .n_part = 1,
-                           .parts = {{.t = &t}}};
+    r = (struct sk_recipe){
+        .n_out = 32, .n_in = 256, .src_in = 192, .in_run = 24, .in_stride = 32, .n_part = 1, .parts = {{.t = &t}}};
     sk_quant_choose(&r, "keep", &c);
     assert_true(c.dtype == SK_BF16 && !c.blocks && strstr(c.note, "padded"));
     sk_quant_choose(&r, "q4", &c);
@@ -168,13 +179,20 @@ static void test_slab(void **state)
     assert_int_equal(sk_quant_slab(&r, SK_Q4), 4096);
 }
 
-/* Two tensors of two heads of 3 rows each, padded to 4; the first in rotary order is covered by the builds of GGUF files. */
+/* Two tensors of two heads of 3 rows each, padded to 4; the first in rotary order is covered by the builds of GGUF
+ * files. */
 static void test_bake(void **state)
 {
     float a[12] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, b[12] = {20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
     struct sk_src_tensor ta = {.type = SK_SRC_F32, .n_dim = 2, .dims = {6, 2}, .data = (const uint8_t *)a};
     struct sk_src_tensor tb = {.type = SK_SRC_F32, .n_dim = 2, .dims = {2, 6}, .data = (const uint8_t *)b};
-    struct sk_recipe r = {.name = "ab", .n_out = 16, .n_in = 4, .src_in = 2, .in_run = 1, .in_stride = 2, .n_part = 2,
+    struct sk_recipe r = {.name = "ab",
+                          .n_out = 16,
+                          .n_in = 4,
+                          .src_in = 2,
+                          .in_run = 1,
+                          .in_stride = 2,
+                          .n_part = 2,
                           .parts = {{.t = &ta, .n_row = 6, .run = 3, .stride = 4},
                                     {.t = &tb, .n_row = 6, .run = 3, .stride = 4, .out_at = 8, .transposed = true}}};
     struct sk_quant_choice c = {.dtype = SK_F32};

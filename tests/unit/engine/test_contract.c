@@ -1,0 +1,358 @@
+/* Same request, same bits: the tokens and log-probs of a request do not depend on what else is in the batch, on chunking, on a prefix-cache hit, on preemption,
+ * on the number of threads or on a restart. On small random models, on every backend of this machine. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "comm/base/mem.h"
+#include "tests/unit/engine/batch/front.h"
+#include "tests/unit/engine/fixture.h"
+
+enum { N_REQ = 64, MAX_PROMPT = 150, MAX_CHOICE = 3 };
+
+typedef int open_fn(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
+
+struct model {
+    const char *name;
+    open_fn *open;
+    enum sk_dtype dtype, kv_dtype;
+    uint32_t window; /* of the second layer */
+};
+static const struct model models[] = {
+    {"ref f32", sk_ref_open, SK_F32, SK_F32, 0},    {"ref q8, window", sk_ref_open, SK_Q8, SK_F16, 40},   {"cpu f32", sk_cpu_open, SK_F32, SK_F32, 0},
+    {"cpu bf16", sk_cpu_open, SK_BF16, SK_F16, 0},  {"cpu q4, window", sk_cpu_open, SK_Q4, SK_F16, 40},
+};
+
+/* How the requests are run: everything that must not matter. */
+struct way {
+    uint32_t max_seqs, max_row, n_blk; /* n_blk: of one group, 0 = plenty */
+    int n_thread;
+    bool alone, cache, twice; /* alone: one request after the other; twice: all of it again, over a warm cache */
+    uint32_t n_done;          /* tokens that each request already has, if it has more than that */
+    uint32_t preempt_every;   /* steps after which the youngest running one is preempted; 0 = only when blocks run out */
+};
+
+struct rig {
+    struct fixture fix;
+    struct sk_backend *be;
+    struct sk_rank *rank;
+    struct sk_loop *loop;
+    struct sk_record *record;
+    struct front front;
+};
+
+struct request {
+    struct front_req req;
+    int32_t prompt[MAX_PROMPT], list[8], done[FRONT_MAX_ITEMS];
+    struct front_seq want[MAX_CHOICE]; /* the answer to the request alone */
+};
+
+static void rig_open(struct rig *r, const struct model *m, const struct way *w, const char *record)
+{
+    struct sk_err err = {0};
+    struct sk_desc desc;
+    struct sk_backend_conf bc = {.n_thread = w->n_thread ? w->n_thread : 1};
+    struct sk_rank_need need;
+    *r = (struct rig){0};
+    fixture_desc(&desc);
+    desc.layers[1].window = m->window;
+    fixture_open(&r->fix, &desc, m->dtype, 5);
+    assert_int_equal(m->open(&bc, &r->be, &err), 0);
+    struct sk_rank_conf rc = {.max_slot = w->max_seqs, .max_len = 256, .max_row = w->max_row, .max_result = w->max_row, .kv_bytes = 64 << 20, .kv_dtype = m->kv_dtype};
+    assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, &rc, &need, &err), 0);
+    rc.kv_bytes = (w->n_blk ? w->n_blk : 1024) * need.kv_block;
+    assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, &rc, &need, &err), 0);
+    assert_int_equal(sk_rank_open(&r->fix.dir, &r->fix.w, r->be, NULL, &rc, &r->rank, &err), 0);
+
+    struct sk_loop_conf lc = {.max_seqs = w->max_seqs, .max_row = w->max_row, .max_len = 256, .max_queue = 400, .n_vocab = desc.n_vocab, .rank = r->rank};
+    lc.n_eos = r->fix.dir.n_eos;
+    memcpy(lc.eos, r->fix.dir.eos, sizeof lc.eos);
+    lc.kv = (struct sk_kvpool_conf){.n_group = r->fix.dir.desc.n_group, .block_tok = SK_KV_BLOCK, .keep = w->cache, .classes_equal = r->be->classes_equal};
+    memcpy(lc.kv.window, r->fix.dir.desc.group_window, sizeof lc.kv.window);
+    memcpy(lc.kv.n_blk, need.n_blk, sizeof lc.kv.n_blk);
+    if (record) {
+        struct sk_record_head h = {.conf = rc};
+        sk_rank_limits(r->rank, &h.limits);
+        assert_int_equal(sk_record_open(record, &h, rc.max_result, &r->record, &err), 0);
+        lc.record = r->record;
+    }
+    assert_int_equal(sk_loop_open(&lc, &r->loop, &err), 0);
+    front_init(&r->front, r->loop);
+}
+
+static void rig_close(struct rig *r)
+{
+    front_done(&r->front);
+    sk_loop_close(r->loop);
+    sk_record_close(r->record);
+    sk_rank_close(r->rank);
+    r->be->close(r->be);
+    fixture_close(&r->fix);
+}
+
+/* ---- the requests ---- */
+
+static uint32_t roll(uint64_t *x, uint32_t n)
+{
+    *x = *x * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(*x >> 33) % n;
+}
+
+/* Greedy, sampled with every filter, penalties, lists, log-probs, several choices; some prompts begin alike. */
+static void make_requests(struct request *reqs, uint32_t n_vocab)
+{
+    uint64_t x = 11;
+    for (uint32_t i = 0; i < N_REQ; i++) {
+        struct request *q = &reqs[i];
+        uint32_t n = 1 + roll(&x, i % 3 ? 40 : MAX_PROMPT), n_stem = roll(&x, 3) * 32;
+        for (uint32_t k = 0; k < n; k++)
+            q->prompt[k] = (int32_t)(k < n_stem ? 3 + k * 5 % (n_vocab - 3) : 3 + roll(&x, n_vocab - 3));
+        q->req = (struct front_req){.prompt = q->prompt, .n_prompt = n, .n_choice = i % 8 == 7 ? MAX_CHOICE : 1, .list = q->list};
+        struct sk_params *p = &q->req.params;
+        sk_params_default(p);
+        p->max_tokens = 1 + roll(&x, i % 6 == 1 ? 150 : 50);
+        p->seed = 100 + i;
+        p->n_logprobs = (int32_t)roll(&x, 7) - 1;
+        p->temperature = i % 4 == 0 ? 0 : 0.5f + (float)roll(&x, 10) / 10;
+        p->flags = i % 5 ? SK_PARAMS_IGNORE_EOS : 0;
+        if (i % 4 == 1) {
+            p->top_k = 20;
+            p->top_p = 0.9f;
+            p->min_p = 0.01f;
+        }
+        if (i % 4 == 2) {
+            p->repetition_penalty = 1.2f;
+            p->presence_penalty = 0.3f;
+            p->frequency_penalty = -0.2f;
+            p->no_repeat_ngram = 3;
+        }
+        if (i % 6 == 3) {
+            p->n_prompt_logprobs = 2;
+            p->flags |= SK_PARAMS_NO_CACHE;
+        }
+        if (i % 7 == 4) { /* a stop id, a bias, a bad word of two */
+            const float bias = 2;
+            p->min_tokens = p->max_tokens / 2;
+            p->n_stop_ids = p->n_bias = 1;
+            p->n_bad_word = 3;
+            q->list[0] = 9;
+            q->list[1] = 12;
+            memcpy(&q->list[2], &bias, 4);
+            q->list[3] = 2;
+            q->list[4] = 17;
+            q->list[5] = 30;
+        }
+    }
+}
+
+/* ---- comparing ---- */
+
+static void same_seq(const struct front_seq *got, const struct front_seq *want, uint32_t skip, const char *what)
+{
+    if (got->finish != want->finish || got->reason != want->reason || got->n_item + skip != want->n_item)
+        fail_msg("%s: finish %u/%d after %u items, alone %u/%d after %u", what, got->finish, got->reason, got->n_item, want->finish, want->reason, want->n_item);
+    for (uint32_t i = 0; i < got->n_item; i++) {
+        const struct front_item *a = &got->items[i], *b = &want->items[skip + i];
+        if (memcmp(&a->it, &b->it, sizeof a->it) != 0 || memcmp(a->top, b->top, a->it.n_top * sizeof a->top[0]) != 0)
+            fail_msg("%s: item %u is token %d with log-prob %.9g, alone %d with %.9g", what, i, a->it.id, (double)a->it.logprob, b->it.id, (double)b->it.logprob);
+    }
+}
+
+/* Items of `want` that a re-admission with n_done tokens does not give again; *ret_ok: the answer is longer than that. */
+static uint32_t skipped(struct request *q, uint32_t n_done, bool *ret_ok)
+{
+    uint32_t n_score = 0, n = front_answer(&q->want[0], q->done);
+    while (n_score < q->want[0].n_item && (q->want[0].items[n_score].it.flags & SK_ITEM_PROMPT))
+        n_score++;
+    *ret_ok = n > n_done;
+    return n_score + n_done;
+}
+
+static void preempt_youngest(struct sk_loop *l)
+{
+    struct sk_seq *q = l->seqs->run.last;
+    if (!q || q == l->seqs->run.first)
+        return;
+    sk_apply_leave(l, q);
+    q->n_preempt++;
+    l->stats.preemptions++;
+    sk_seq_to(l->seqs, q, SK_SEQ_WAIT);
+}
+
+static void run_all(struct rig *r, const struct way *w)
+{
+    uint32_t n = 0;
+    while (front_step(&r->front))
+        if (w->preempt_every && ++n % w->preempt_every == 0)
+            preempt_youngest(r->loop);
+    front_run(&r->front);
+}
+
+static void run_way(const struct model *m, struct request *reqs, const struct way *w, const char *record, uint64_t *ret_preempt, uint64_t *ret_hit)
+{
+    struct rig r;
+    uint32_t first[N_REQ], skip[N_REQ];
+    rig_open(&r, m, w, record);
+    for (int pass = 0; pass < (w->twice ? 2 : 1); pass++) {
+        for (uint32_t i = 0; i < N_REQ; i++) {
+            struct front_req req = reqs[i].req;
+            bool longer = false;
+            skip[i] = w->n_done ? skipped(&reqs[i], w->n_done, &longer) : 0;
+            if (longer && req.n_choice == 1) {
+                req.done = reqs[i].done;
+                req.n_done = w->n_done;
+            } else {
+                skip[i] = 0;
+            }
+            first[i] = front_submit(&r.front, &req);
+            if (w->alone)
+                run_all(&r, w);
+        }
+        run_all(&r, w);
+        for (uint32_t i = 0; i < N_REQ; i++)
+            for (uint32_t k = 0; k < reqs[i].req.n_choice; k++) {
+                char what[160];
+                snprintf(what, sizeof what, "%s, request %u/%u, %u rows a step, %u blocks, %d threads, %s%s, %u done", m->name, i, k, w->max_row, w->n_blk, w->n_thread,
+                         w->alone ? "alone" : "together", pass ? ", cached" : "", w->n_done);
+                same_seq(&r.front.seqs[first[i] + k], &reqs[i].want[k], skip[i], what);
+            }
+    }
+    *ret_preempt = r.loop->stats.preemptions;
+    *ret_hit = r.loop->stats.cache_hit_tok;
+    rig_close(&r);
+}
+
+/* Each request alone, one after the other, nothing cached: the answers that all other ways must give. */
+static struct request *answer_alone(const struct model *m)
+{
+    const struct way w = {.max_seqs = 8, .max_row = 512, .alone = true};
+    struct request *reqs = sk_calloc(N_REQ, sizeof *reqs);
+    struct rig r;
+    assert_non_null(reqs);
+    rig_open(&r, m, &w, NULL);
+    make_requests(reqs, r.fix.dir.desc.n_vocab);
+    for (uint32_t i = 0; i < N_REQ; i++) {
+        for (uint32_t k = 0; k < reqs[i].req.n_choice; k++) { /* choice k of n is what it is, whatever n */
+            uint32_t s = front_submit(&r.front, &reqs[i].req);
+            front_run(&r.front);
+            reqs[i].want[k] = r.front.seqs[s + k];
+            r.front.seqs[s + k].items = NULL; /* kept */
+        }
+    }
+    rig_close(&r);
+    return reqs;
+}
+
+static void free_requests(struct request *reqs)
+{
+    for (uint32_t i = 0; i < N_REQ; i++)
+        for (uint32_t k = 0; k < MAX_CHOICE; k++)
+            sk_free(reqs[i].want[k].items);
+    sk_free(reqs);
+}
+
+/* ---- the tests ---- */
+
+static bool available(const struct model *m)
+{
+    struct sk_err err = {0};
+    struct sk_backend *be;
+    struct sk_backend_conf bc = {.n_thread = 1};
+    int rc = m->open(&bc, &be, &err);
+    if (rc == 0)
+        be->close(be);
+    else if (rc != -SK_EUNSUP)
+        fail_msg("%s: %s", m->name, err.msg);
+    else
+        print_message("%s is not tested here: %s\n", m->name, err.msg);
+    return rc == 0;
+}
+
+static void test_contract(void **state)
+{
+    const struct model *m = *state;
+    uint64_t preempt, hit;
+    if (!available(m))
+        skip();
+    struct request *reqs = answer_alone(m);
+    const struct way ways[] = {
+        {.max_seqs = 64, .max_row = 512, .cache = false},               /* in a batch of 64 */
+        {.max_seqs = 16, .max_row = 16, .cache = true, .twice = true},  /* chunks of at most 16, then of cached prompts */
+        {.max_seqs = 64, .max_row = 64, .cache = true, .twice = true},
+        {.max_seqs = 64, .max_row = 512, .cache = true, .n_thread = 2}, /* threads */
+    };
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        run_way(m, reqs, &ways[i], NULL, &preempt, &hit);
+        assert_true(!ways[i].twice || hit > 500);
+    }
+    const struct way tight[] = {{.max_seqs = 64, .max_row = 64, .n_blk = 12, .cache = true}, /* preempted, and computed again, from the cache or not */
+                                {.max_seqs = 16, .max_row = 64, .cache = true, .preempt_every = 3},
+                                {.max_seqs = 16, .max_row = 64, .cache = false, .preempt_every = 5}};
+    for (size_t i = 0; i < sizeof tight / sizeof tight[0]; i++) {
+        run_way(m, reqs, &tight[i], NULL, &preempt, &hit);
+        assert_true(!tight[i].preempt_every || preempt > 20);
+    }
+    for (uint32_t n_done = 1; n_done <= 33; n_done += 16) {
+        const struct way again = {.max_seqs = 32, .max_row = 64, .cache = true, .n_done = n_done};
+        run_way(m, reqs, &again, NULL, &preempt, &hit);
+    }
+    free_requests(reqs);
+}
+
+/* A recording runs again to the same rows; a row that was changed is found. */
+static void test_replay(void **state)
+{
+    const struct model *m = &models[0];
+    const struct way w = {.max_seqs = 32, .max_row = 64, .n_blk = 12, .cache = true};
+    char path[] = "/tmp/skein-record-XXXXXX";
+    uint64_t preempt, hit;
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    struct request *reqs = answer_alone(m);
+    run_way(m, reqs, &w, path, &preempt, &hit);
+    free_requests(reqs);
+
+    for (int changed = 0; changed < 2; changed++) {
+        struct rig r;
+        struct sk_player *p;
+        struct sk_record_head h;
+        struct sk_replay_stats s = {0};
+        struct sk_err err = {0};
+        if (changed) { /* one bit of the last row's log-prob */
+            uint8_t byte;
+            off_t at = lseek(fd, 0, SEEK_END) - 12;
+            assert_int_equal(pread(fd, &byte, 1, at), 1);
+            byte ^= 1;
+            assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+        }
+        rig_open(&r, m, &w, NULL);
+        assert_int_equal(sk_player_open(path, &p, &h, &err), 0);
+        assert_int_equal(h.conf.max_row, w.max_row);
+        int rc = sk_replay(p, r.rank, &s, &err);
+        assert_int_equal(rc, changed ? -SK_EFORMAT : 0);
+        if (changed)
+            assert_non_null(strstr(err.msg, "step "));
+        else
+            assert_true(s.n_step > 50 && s.n_row > 500);
+        sk_player_close(p);
+        rig_close(&r);
+    }
+    close(fd);
+    unlink(path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        {"contract: ref f32", test_contract, NULL, NULL, (void *)&models[0]},        {"contract: ref q8, window", test_contract, NULL, NULL, (void *)&models[1]},
+        {"contract: cpu f32", test_contract, NULL, NULL, (void *)&models[2]},        {"contract: cpu bf16", test_contract, NULL, NULL, (void *)&models[3]},
+        {"contract: cpu q4, window", test_contract, NULL, NULL, (void *)&models[4]}, cmocka_unit_test(test_replay),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
