@@ -1,11 +1,13 @@
 /* skeind: options, then one loop.
  *
- * Start: listen, then build or load (until then requests are answered 503 with how far it is). Stop, on SIGTERM or SIGINT: no new connections;
- * running requests go on for a while, or until the second signal; then API, HTTP, engine, templates, in the order of who calls whom. */
+ * Start: listen, then build or load (until then requests are answered 503 with how far it is). Stop, on SIGTERM or
+ * SIGINT: no new connections; running requests go on for a while, or until the second signal; then API, HTTP, engine,
+ * templates, in the order of who calls whom. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <uv.h>
 #include "comm/base/clock.h"
@@ -14,12 +16,7 @@
 #include "server/api/route.h"
 #include "server/server.h"
 
-enum {
-    MAX_HEADER_BYTES = 8192,
-    MAX_STREAM_QUEUE_BYTES = 1 << 20,
-    DRAIN_MS = 10000,
-    DRAIN_POLL_MS = 20
-};
+enum { MAX_HEADER_BYTES = 8192, MAX_STREAM_QUEUE_BYTES = 1 << 20, DRAIN_MS = 10000, DRAIN_POLL_MS = 20 };
 
 static struct daemon {
     struct sk_server server;
@@ -165,9 +162,14 @@ static int open_http(struct sk_err *err)
 {
     const struct sk_conf *c = &d.conf;
     char listen[SK_CONF_STR_MAX];
-    struct sk_http_conf hc = {.max_body = (size_t)c->max_body, .max_header = MAX_HEADER_BYTES, .max_connections = (int)c->max_connections,
-                              .request_timeout_ms = (int)c->request_timeout, .keepalive_ms = (int)c->keepalive,
-                              .max_stream_queue = MAX_STREAM_QUEUE_BYTES, .arg = &d.server, .on_request = sk_api_request};
+    struct sk_http_conf hc = {.max_body = (size_t)c->max_body,
+                              .max_header = MAX_HEADER_BYTES,
+                              .max_connections = (int)c->max_connections,
+                              .request_timeout_ms = (int)c->request_timeout,
+                              .keepalive_ms = (int)c->keepalive,
+                              .max_stream_queue = MAX_STREAM_QUEUE_BYTES,
+                              .arg = &d.server,
+                              .on_request = sk_api_request};
     snprintf(listen, sizeof listen, "%s", c->listen);
     int rc = split_listen(listen, &hc.host, &hc.port, err);
     if (rc == 0)
@@ -177,7 +179,8 @@ static int open_http(struct sk_err *err)
 
 static int open_engine(struct sk_err *err)
 {
-    const struct sk_engine_conf ec = {.conf = &d.conf, .bin_dir = d.bin_dir, .on_dir = on_dir, .on_state = on_state, .on_step = on_step};
+    const struct sk_engine_conf ec = {
+        .conf = &d.conf, .bin_dir = d.bin_dir, .on_dir = on_dir, .on_state = on_state, .on_step = on_step};
     struct sk_model *m = &d.server.models[0];
     find_bin_dir(d.bin_dir, sizeof d.bin_dir);
     int rc = sk_engine_open(&d.loop, &ec, &d.server.engines[0], err);
@@ -187,6 +190,20 @@ static int open_engine(struct sk_err *err)
     m->engine = d.server.engines[0];
     snprintf(m->name, sizeof m->name, "%s", d.conf.model_name);
     return 0;
+}
+
+/* Each connection is a descriptor, and the usual soft limit is 1,024. */
+static void raise_fd_limit(void)
+{
+    struct rlimit r;
+    rlim_t want = (rlim_t)d.conf.max_connections + 256;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0 || r.rlim_cur >= want)
+        return;
+    r.rlim_cur = want < r.rlim_max ? want : r.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &r);
+    if (r.rlim_cur < want)
+        sk_log(SK_LOG_WARN, "the limit of open files, %llu, is below what --max-connections wants",
+               (unsigned long long)r.rlim_cur);
 }
 
 static void open_signals(void)
@@ -224,7 +241,8 @@ static void say_listening(void)
 
 static void print_help(void)
 {
-    puts("Usage: skeind --model PATH [OPTION]...\nServes a language model over HTTP with the API of OpenAI.\n\nOptions:");
+    puts("Usage: skeind --model PATH [OPTION]...\nServes a language model over HTTP with the API of "
+         "OpenAI.\n\nOptions:");
     sk_conf_help(stdout, SK_PROG_DAEMON);
     puts("  --help, --version");
 }
@@ -261,6 +279,7 @@ int main(int argc, char **argv)
     if (sk_conf_args(&d.conf, SK_PROG_DAEMON, argc, argv, NULL, 0, NULL, &err) != 0)
         return usage_error(&err);
     sk_log_init("skeind", level_of(d.conf.log_level));
+    raise_fd_limit();
     uv_loop_init(&d.loop);
     open_signals();
     if (open_all(&err) != 0)

@@ -34,7 +34,10 @@ static void set_name(struct sk_model *m, const struct sk_conf *conf)
 {
     const char *slash = strrchr(conf->model, '/');
     const char *file = slash && slash[1] ? slash + 1 : conf->model;
-    snprintf(m->name, sizeof m->name, "%s", conf->model_name[0] ? conf->model_name : m->dir.name[0] ? m->dir.name : file);
+    snprintf(m->name, sizeof m->name, "%s",
+             conf->model_name[0] ? conf->model_name
+             : m->dir.name[0]    ? m->dir.name
+                                 : file);
     add_alias(m, m->dir.name);
 }
 

@@ -1,5 +1,5 @@
-/* The root of skeind: what a request can reach. Owner: loop thread. One model with one engine for now; both are arrays, because a later daemon has
- * more of each and nothing but main.c may assume otherwise. */
+/* The root of skeind: what a request can reach. Owner: loop thread. One model with one engine for now; both are arrays,
+ * because a later daemon has more of each and nothing but main.c may assume otherwise. */
 #ifndef SK_SERVER_H
 #define SK_SERVER_H
 #include <stdbool.h>
@@ -26,8 +26,9 @@ struct sk_model {
     struct sk_token *token;
     struct sk_tmpl *tmpl;       /* dir.chat_template, or --chat-template */
     struct sk_tmpl *tools_tmpl; /* dir.tools_template; NULL = tmpl serves requests with tools too */
-    uint32_t max_len;           /* prompt + answer of one sequence; what the engine said once it is ready, before that the model's */
-    struct sk_engine *engine;   /* borrowed from sk_server.engines */
+    uint32_t
+        max_len; /* prompt + answer of one sequence; what the engine said once it is ready, before that the model's */
+    struct sk_engine *engine; /* borrowed from sk_server.engines */
 };
 
 struct sk_server {
@@ -38,14 +39,15 @@ struct sk_server {
     uint32_t n_engine;
     struct sk_model models[SK_SERVER_MAX_MODELS];
     uint32_t n_model;
-    void *api;          /* what server/api keeps (keys, streams); made by sk_api_open */
-    bool draining;      /* stopping: new requests are 503 */
-    int64_t started;    /* unix seconds */
+    void *api;       /* what server/api keeps (keys, streams); made by sk_api_open */
+    bool draining;   /* stopping: new requests are 503 */
+    int64_t started; /* unix seconds */
 };
 
 /* NULL = unknown. An empty or NULL name is the first model. */
 struct sk_model *sk_server_model(struct sk_server *s, const char *name);
-/* Opens the engine directory's tokenizer and templates. Errors are those of what is opened; sk_server_unload cleans up after them too. */
+/* Opens the engine directory's tokenizer and templates. Errors are those of what is opened; sk_server_unload cleans up
+ * after them too. */
 int sk_server_load(struct sk_server *s, struct sk_model *m, const char *path, struct sk_err *err);
 /* The templates' handles close with the loop's next turns. */
 void sk_server_unload(struct sk_model *m);

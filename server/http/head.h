@@ -1,6 +1,7 @@
-/* What we hold against a request's head before its body is read. libmicrohttpd 0.9.75 is lax where a proxy in front of us may not be (it takes the
- * first of two Content-Lengths, and chunked over Content-Length), which is how requests are smuggled; so framing is judged here. RFC 9112,
- * sections 3.2, 6.1 and 6.3. Pure: no library, no state but the struct. */
+/* What we hold against a request's head before its body is read. libmicrohttpd 0.9.75 is lax where a proxy in front of
+ * us may not be (it takes the first of two Content-Lengths, and chunked over Content-Length), which is how requests are
+ * smuggled; so framing is judged here. RFC 9112, sections 3.2, 6.1 and 6.3. Pure: no library, no state but the struct.
+ */
 #ifndef SK_HEAD_H
 #define SK_HEAD_H
 #include <stdbool.h>
@@ -21,7 +22,8 @@ struct sk_head {
 void sk_head_init(struct sk_head *h, const char *version);
 /* One field; `value` may be NULL. */
 void sk_head_add(struct sk_head *h, const char *name, const char *value);
-/* 0 = go on, else -SK_Exxx: *ret_status is the HTTP status and *ret_why one sentence. The connection must then be closed. */
+/* 0 = go on, else -SK_Exxx: *ret_status is the HTTP status and *ret_why one sentence. The connection must then be
+ * closed. */
 int sk_head_check(const struct sk_head *h, size_t max_header, size_t max_body, int *ret_status, const char **ret_why);
 
 #endif

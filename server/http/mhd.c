@@ -1,13 +1,15 @@
 /* libmicrohttpd 0.9.75 in external-epoll mode on a libuv loop; the only file that includes microhttpd.h.
  *
  * What the library does not do for us, and what every line below is about:
- *  - MHD_resume_connection wakes nobody: after any number of resumes there must be one MHD_run ("kick": a timer of 0 ms, so that all
- *    resumes of one turn of the loop share it, because each MHD_run walks the list of all suspended connections).
+ *  - MHD_resume_connection wakes nobody: after any number of resumes there must be one MHD_run ("kick": a timer of 0
+ * ms, so that all resumes of one turn of the loop share it, because each MHD_run walks the list of all suspended
+ * connections).
  *  - A content reader that returns 0 without having suspended spins for ever.
- *  - A suspended connection is deaf: its end is seen by a uv_poll of our own on the same descriptor, which must be stopped before the
- *    library closes it (that is, in request_completed).
+ *  - A suspended connection is deaf: its end is seen by a uv_poll of our own on the same descriptor, which must be
+ * stopped before the library closes it (that is, in request_completed).
  *  - MHD_stop_daemon aborts if anything is suspended.
- *  - Its time-out is of inactivity only: a byte a second keeps a request open. Connections carry our own deadlines ("sweep").
+ *  - Its time-out is of inactivity only: a byte a second keeps a request open. Connections carry our own deadlines
+ * ("sweep").
  *  - At its connection limit it falls silent: ours is lower and answers 503. */
 #include "server/http/http.h"
 
@@ -40,8 +42,8 @@ enum phase { PHASE_HEAD, PHASE_BODY, PHASE_HANDLED, PHASE_WHOLE, PHASE_STREAM, P
 struct conn { /* a TCP connection; its requests come one after the other */
     struct conn *prev, *next;
     int fd;
-    bool over;         /* beyond max_connections */
-    uint64_t deadline; /* loop time, ms, by which the client must have sent what is due; 0 = none is due */
+    bool over;               /* beyond max_connections */
+    uint64_t deadline;       /* loop time, ms, by which the client must have sent what is due; 0 = none is due */
     struct sk_http_req *req; /* the exchange that is going on */
 };
 
@@ -61,12 +63,13 @@ struct sk_http_req {
     bool suspended; /* the library does not touch the connection */
     bool gone;      /* the client went away, or is being sent away */
     bool ended;     /* sk_http_end was called */
+    bool is_cut;    /* a slow reader: the socket is shut, its end will be noticed */
     bool watching;  /* `poll` is open; the memory lives until it is closed */
     uv_poll_t poll;
     struct MHD_Response *response; /* WHOLE: made while suspended, to be queued by the next call of the handler */
     int status;
-    uint64_t swallowed;   /* bytes of the body thrown away */
-    uint64_t last_ms;     /* STREAM: when something was last queued */
+    uint64_t swallowed; /* bytes of the body thrown away */
+    uint64_t last_ms;   /* STREAM: when something was last queued */
     void *user;
     void (*on_gone)(void *user);
     void (*on_free)(void *user);
@@ -77,8 +80,8 @@ struct sk_http {
     struct sk_http_conf conf;
     struct MHD_Daemon *daemon;
     int port, listen_fd;
-    uv_poll_t poll;    /* the library's epoll descriptor */
-    uv_timer_t timer;  /* the library's time-out, and the kick */
+    uv_poll_t poll;   /* the library's epoll descriptor */
+    uv_timer_t timer; /* the library's time-out, and the kick */
     uv_timer_t sweeper;
     uint32_t n_handles; /* uv handles that are not closed yet */
     uint32_t n_conn;
@@ -232,7 +235,8 @@ static enum MHD_Result queue_response(struct sk_http_req *r)
     return ok;
 }
 
-/* The handler's answer exists: inside on_request the handler queues it on return, else the next MHD_run calls the handler again. */
+/* The handler's answer exists: inside on_request the handler queues it on return, else the next MHD_run calls the
+ * handler again. */
 static void answer(struct sk_http_req *r, enum phase phase, int status, struct MHD_Response *response)
 {
     sk_assert(r->phase == PHASE_HANDLED);
@@ -307,7 +311,8 @@ void sk_http_stream(struct sk_http_req *r, int status, const struct sk_http_head
         sk_http_reply(r, status, h, "", 0);
         return;
     }
-    struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_CHUNK_BYTES, read_stream, r, NULL);
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_CHUNK_BYTES, read_stream, r, NULL);
     if (response) {
         add_headers(r, response, h);
         MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
@@ -326,9 +331,10 @@ struct sk_buf *sk_http_queue(struct sk_http_req *r)
 
 void sk_http_wake(struct sk_http_req *r)
 {
-    if (r->phase != PHASE_STREAM || r->gone)
+    if (r->phase != PHASE_STREAM || r->gone || r->is_cut)
         return;
     if (r->queue.failed) {
+        r->is_cut = true;
         sk_log(SK_LOG_WARN, "http cut id=%s: %zu bytes wait for a slow reader", r->id, r->queue.n);
         cut(r->conn);
         return;
@@ -392,8 +398,8 @@ static enum MHD_Result take_head(struct sk_http_req *r, const char *url, const c
     return MHD_YES;
 }
 
-/* A chunked body says its size only at its end, and the library takes an answer only there: what is too much is read and forgotten,
- * within reason. */
+/* A chunked body says its size only at its end, and the library takes an answer only there: what is too much is read
+ * and forgotten, within reason. */
 static enum MHD_Result take_body(struct sk_http_req *r, const char *p, size_t n)
 {
     if (!r->too_big && sk_buf_add(&r->body, p, n) == 0)
@@ -422,8 +428,8 @@ static enum MHD_Result hand_over(struct sk_http_req *r)
     return MHD_YES;
 }
 
-static enum MHD_Result handle(void *cls, struct MHD_Connection *mhd, const char *url, const char *method, const char *version,
-                              const char *upload, size_t *upload_n, void **req)
+static enum MHD_Result handle(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
+                              const char *version, const char *upload, size_t *upload_n, void **req)
 {
     struct sk_http_req *r = *req;
     if (!r)
@@ -532,7 +538,8 @@ static void conn_ends(struct sk_http *h, struct conn *c)
         uv_timer_stop(&h->sweeper);
 }
 
-static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context, enum MHD_ConnectionNotificationCode code)
+static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code)
 {
     if (code == MHD_CONNECTION_NOTIFY_STARTED)
         conn_begins(cls, mhd, socket_context);
@@ -540,7 +547,8 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_c
         conn_ends(cls, *socket_context);
 }
 
-/* Between a request's first line and its handler nothing else has been written, so that a status line of our own is in place. */
+/* Between a request's first line and its handler nothing else has been written, so that a status line of our own is in
+ * place. */
 static void expire(struct conn *c)
 {
     static const char late[] = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -583,14 +591,15 @@ static void log_library(void *cls, const char *fmt, va_list ap)
 static struct MHD_Daemon *start_daemon(struct sk_http *h)
 {
     const struct sk_http_conf *c = &h->conf;
-    return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle, h, /* */
-                            MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL, MHD_OPTION_LISTEN_SOCKET, h->listen_fd,
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, 2 * c->max_header,
-                            MHD_OPTION_CONNECTION_LIMIT, (unsigned)(c->max_connections + SPARE_CONNECTIONS),
-                            /* for readers that stop in the middle of a whole answer; the rest has deadlines of ours */
-                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(c->request_timeout_ms / 1000 + 2),
-                            MHD_OPTION_URI_LOG_CALLBACK, request_begins, h, MHD_OPTION_NOTIFY_COMPLETED, request_completed, h,
-                            MHD_OPTION_NOTIFY_CONNECTION, on_connection, h, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
+    return MHD_start_daemon(
+        MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, handle, h, /* */
+        MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL, MHD_OPTION_LISTEN_SOCKET, h->listen_fd,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, 2 * c->max_header, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)(c->max_connections + SPARE_CONNECTIONS),
+        /* for readers that stop in the middle of a whole answer; the rest has deadlines of ours */
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(c->request_timeout_ms / 1000 + 2), MHD_OPTION_URI_LOG_CALLBACK,
+        request_begins, h, MHD_OPTION_NOTIFY_COMPLETED, request_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, h, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, MHD_OPTION_END);
 }
 
 static uint64_t sweep_ms(const struct sk_http_conf *c)

@@ -1,4 +1,5 @@
-/* fork and exec by hand, since uv_spawn has no place for PR_SET_PDEATHSIG: an engine must not outlive a daemon that was killed. */
+/* fork and exec by hand, since uv_spawn has no place for PR_SET_PDEATHSIG: an engine must not outlive a daemon that was
+ * killed. */
 #include "server/job/child.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
-/* A child process: started with descriptor 3 or with its output as lines, reaped, and ended with us whatever happens to us. Owner: loop thread. */
+/* A child process: started with descriptor 3 or with its output as lines, reaped, and ended with us whatever happens to
+ * us. Owner: loop thread. */
 #ifndef SK_CHILD_H
 #define SK_CHILD_H
 #include <stdbool.h>
@@ -9,12 +10,12 @@ struct sk_child;
 
 struct sk_child_conf {
     char *const *argv; /* argv[0] is the path of the program; NULL-terminated; borrowed for the call */
-    int fd;            /* becomes descriptor 3 of the child, its only one beyond 0..2; -1 = none; remains the caller's */
-    bool lines;        /* stdout and stderr come line by line through on_line; else stdout goes where our stderr goes */
+    int fd;     /* becomes descriptor 3 of the child, its only one beyond 0..2; -1 = none; remains the caller's */
+    bool lines; /* stdout and stderr come line by line through on_line; else stdout goes where our stderr goes */
     void *arg;
     void (*on_line)(void *arg, bool is_stderr, const char *line);
-    /* The child is reaped, its output read to the end and every handle closed; `wait_status` as of waitpid(2). Called once; the pointer is
-     * dead when it returns. */
+    /* The child is reaped, its output read to the end and every handle closed; `wait_status` as of waitpid(2). Called
+     * once; the pointer is dead when it returns. */
     void (*on_exit)(void *arg, int wait_status);
 };
 

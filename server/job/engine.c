@@ -58,7 +58,8 @@ static bool is_busy(void *arg)
     return e->n_sent > 0;
 }
 
-int sk_engine_open(struct uv_loop_s *loop, const struct sk_engine_conf *conf, struct sk_engine **ret, struct sk_err *err)
+int sk_engine_open(struct uv_loop_s *loop, const struct sk_engine_conf *conf, struct sk_engine **ret,
+                   struct sk_err *err)
 {
     struct sk_engine *e = sk_calloc(1, sizeof *e);
     if (!e)
@@ -67,8 +68,15 @@ int sk_engine_open(struct uv_loop_s *loop, const struct sk_engine_conf *conf, st
     TAILQ_INIT(&e->jobs);
     TAILQ_INIT(&e->queue);
     sk_buf_init(&e->scratch, SK_FRAME_MAX);
-    const struct sk_super_conf sc = {.conf = conf->conf, .bin_dir = conf->bin_dir, .arg = e, .on_dir = on_dir, .on_state = on_state,
-                                     .on_up = on_up, .on_frame = on_frame, .on_lost = on_lost, .is_busy = is_busy};
+    const struct sk_super_conf sc = {.conf = conf->conf,
+                                     .bin_dir = conf->bin_dir,
+                                     .arg = e,
+                                     .on_dir = on_dir,
+                                     .on_state = on_state,
+                                     .on_up = on_up,
+                                     .on_frame = on_frame,
+                                     .on_lost = on_lost,
+                                     .is_busy = is_busy};
     int rc = sk_super_open(loop, &sc, &e->super, err);
     if (rc != 0) {
         sk_free(e);

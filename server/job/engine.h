@@ -1,7 +1,9 @@
-/* Inside of an engine as the daemon has it: the jobs, the sequences that were sent, the credits. Private to server/job. Owner: loop thread.
+/* Inside of an engine as the daemon has it: the jobs, the sequences that were sent, the credits. Private to server/job.
+ * Owner: loop thread.
  *
- * A job goes over the wire as one or more *sendings*: one PROMPT and the SEQs of some of its choices under a wire id of their own, so that frames
- * about a job that is gone, or that was sent to an engine before, can never be taken for another's. */
+ * A job goes over the wire as one or more *sendings*: one PROMPT and the SEQs of some of its choices under a wire id of
+ * their own, so that frames about a job that is gone, or that was sent to an engine before, can never be taken for
+ * another's. */
 #ifndef SK_ENGINE_H
 #define SK_ENGINE_H
 #include <sys/queue.h>
@@ -12,8 +14,8 @@ enum choice_state { CHOICE_WAITING, CHOICE_SENT, CHOICE_OVER };
 
 struct choice {
     enum choice_state state;
-    uint32_t sending;        /* SENT: index into sk_engine.sendings */
-    int32_t *tok;            /* the journal: tokens delivered */
+    uint32_t sending; /* SENT: index into sk_engine.sendings */
+    int32_t *tok;     /* the journal: tokens delivered */
     uint32_t n_tok, cap;
     uint32_t n_prompt_items; /* prompt log-probs delivered */
     uint32_t skip;           /* of these, how many the engine will make again */
@@ -61,7 +63,8 @@ struct sk_engine {
 void sk_job_pump(struct sk_engine *e);
 /* One TOKENS frame: journal, callbacks, credits. */
 void sk_job_take(struct sk_engine *e, const struct sk_wire_tokens *t);
-/* The engine is gone: what it had waits again. `own_fault`: it crashed, so jobs that were in it too often end with an error. */
+/* The engine is gone: what it had waits again. `own_fault`: it crashed, so jobs that were in it too often end with an
+ * error. */
 void sk_job_requeue(struct sk_engine *e, bool own_fault);
 /* There will be no engine: every open choice ends with an error. */
 void sk_job_fail_all(struct sk_engine *e, int code);

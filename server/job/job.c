@@ -7,7 +7,7 @@
 #include "server/job/engine.h"
 
 enum {
-    MAX_CRASHES = 3,           /* engines that one job may take part in ending */
+    MAX_CRASHES = 3,             /* engines that one job may take part in ending */
     MAX_PENDING_BYTES = 1 << 20, /* frames wait here rather than in the channel: a cancel must not queue behind them */
     MAX_SENDING_BYTES = SK_FRAME_MAX / 2
 };
@@ -154,7 +154,8 @@ static int send_some(struct sk_job *j, uint32_t n, struct sk_buf *out)
     return 0;
 }
 
-/* A job's choices go together when the engine could ever take them together, so that they share their prompt's blocks. */
+/* A job's choices go together when the engine could ever take them together, so that they share their prompt's blocks.
+ */
 void sk_job_pump(struct sk_engine *e)
 {
     struct sk_link *link = sk_super_link(e->super);
@@ -200,15 +201,17 @@ static int journal_entry(struct sk_job *j, struct choice *c, const struct sk_wir
     return rc;
 }
 
-/* After a restart the engine makes prompt log-probs again from the first; those delivered before are taken out. Returns the entry without
- * them (in e->scratch), or NULL when out of memory. */
-static const struct sk_wire_entry *without_delivered(struct sk_engine *e, struct choice *c, const struct sk_wire_entry *entry)
+/* After a restart the engine makes prompt log-probs again from the first; those delivered before are taken out. Returns
+ * the entry without them (in e->scratch), or NULL when out of memory. */
+static const struct sk_wire_entry *without_delivered(struct sk_engine *e, struct choice *c,
+                                                     const struct sk_wire_entry *entry)
 {
     struct sk_wire_entry head = *entry;
     const struct sk_wire_item *it = sk_wire_item_first(entry);
     uint32_t n_drop = 0;
     size_t at;
-    for (const struct sk_wire_item *k = it; n_drop < entry->n_item && n_drop < c->skip && (k->flags & SK_ITEM_PROMPT); k = sk_wire_item_next(k))
+    for (const struct sk_wire_item *k = it; n_drop < entry->n_item && n_drop < c->skip && (k->flags & SK_ITEM_PROMPT);
+         k = sk_wire_item_next(k))
         n_drop++;
     c->skip -= n_drop;
     head.n_item -= n_drop;
@@ -221,7 +224,9 @@ static const struct sk_wire_entry *without_delivered(struct sk_engine *e, struct
         if (i + 1 < entry->n_item)
             it = sk_wire_item_next(it);
     }
-    return sk_wire_tokens_end(&e->scratch, at, 1) == 0 ? sk_wire_first((const struct sk_wire_tokens *)(const void *)e->scratch.p) : NULL;
+    return sk_wire_tokens_end(&e->scratch, at, 1) == 0
+               ? sk_wire_first((const struct sk_wire_tokens *)(const void *)e->scratch.p)
+               : NULL;
 }
 
 static void take_entry(struct sk_engine *e, struct sk_job *j, const struct sk_wire_entry *entry)
@@ -272,7 +277,8 @@ static void end_one(struct sk_job *j, int code)
 static struct sk_job *find_crasher(struct sk_engine *e)
 {
     struct sk_job *j;
-    TAILQ_FOREACH(j, &e->jobs, link) {
+    TAILQ_FOREACH(j, &e->jobs, link)
+    {
         if (j->n_crash >= MAX_CRASHES)
             return j;
     }
@@ -294,7 +300,8 @@ void sk_job_requeue(struct sk_engine *e, bool own_fault)
     forget_sendings(e);
     e->n_waiting = 0;
     TAILQ_INIT(&e->queue);
-    TAILQ_FOREACH(j, &e->jobs, link) {
+    TAILQ_FOREACH(j, &e->jobs, link)
+    {
         bool was_sent = false;
         j->n_waiting = 0;
         for (uint32_t i = 0; i < j->n_choice; i++) {
@@ -331,15 +338,20 @@ static int may_submit(struct sk_engine *e, const struct sk_job_req *req, struct 
     uint64_t want = (uint64_t)req->n_prompt + req->params->max_tokens;
     if (want > e->hello.max_len)
         return sk_err_set(err, SK_ECTX, NULL,
-                          "This model's maximum context length is %u tokens. However, you requested %llu tokens (%u in the prompt, %u for the "
+                          "This model's maximum context length is %u tokens. However, you requested %llu tokens (%u in "
+                          "the prompt, %u for the "
                           "answer).",
                           e->hello.max_len, (unsigned long long)want, req->n_prompt, req->params->max_tokens);
-    uint64_t open = (uint64_t)e->n_sent + e->n_waiting + req->n_choice, limit = e->hello.max_seqs + (uint64_t)conf->max_queue;
+    uint64_t open = (uint64_t)e->n_sent + e->n_waiting + req->n_choice,
+             limit = e->hello.max_seqs + (uint64_t)conf->max_queue;
     if (open > limit)
-        return sk_err_set(err, SK_EQUEUE, NULL, "The queue is full: %u sequences run or wait, and this request has %u more; the limit is %llu.",
-                          e->n_sent + e->n_waiting, req->n_choice, (unsigned long long)limit);
+        return sk_err_set(
+            err, SK_EQUEUE, NULL,
+            "The queue is full: %u sequences run or wait, and this request has %u more; the limit is %llu.",
+            e->n_sent + e->n_waiting, req->n_choice, (unsigned long long)limit);
     if (e->journal_tok + req->n_prompt > (uint64_t)conf->journal_tokens)
-        return sk_err_set(err, SK_EQUEUE, NULL, "Unfinished requests hold %llu tokens; the limit is %lld (--journal-tokens).",
+        return sk_err_set(err, SK_EQUEUE, NULL,
+                          "Unfinished requests hold %llu tokens; the limit is %lld (--journal-tokens).",
                           (unsigned long long)e->journal_tok, (long long)conf->journal_tokens);
     return 0;
 }
@@ -363,8 +375,14 @@ int sk_job_submit(struct sk_engine *e, const struct sk_job_req *req, struct sk_j
     struct sk_job *j = sk_calloc(1, sizeof *j + req->n_choice * sizeof j->choice[0]);
     if (!j)
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
-    *j = (struct sk_job){.engine = e, .cb = req->cb, .arg = req->arg, .n_prompt = req->n_prompt, .n_list = n_list, .params = *req->params,
-                         .n_choice = req->n_choice, .n_open = req->n_choice};
+    *j = (struct sk_job){.engine = e,
+                         .cb = req->cb,
+                         .arg = req->arg,
+                         .n_prompt = req->n_prompt,
+                         .n_list = n_list,
+                         .params = *req->params,
+                         .n_choice = req->n_choice,
+                         .n_open = req->n_choice};
     j->prompt = sk_malloc(req->n_prompt * sizeof *j->prompt);
     j->list = sk_malloc(n_list * sizeof *j->list);
     if (!j->prompt || !j->list) {

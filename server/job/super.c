@@ -33,14 +33,15 @@ struct sk_super {
     uint32_t permille, restarts, n_failed_starts, backoff_ms;
     char text[512];
     char dir[1024], digest[40];
-    char refused[448];   /* what the engine said when it gave up, or why we gave it up */
+    char refused[448];     /* what the engine said when it gave up, or why we gave it up */
     char build_error[448]; /* what skein-build said last */
     struct sk_child *child;
     struct sk_link *link;
-    bool was_ready;      /* at least once */
-    bool killed_by_us;   /* hung or broke the protocol: its own fault */
+    bool was_ready;    /* at least once */
+    bool killed_by_us; /* hung or broke the protocol: its own fault */
     uint64_t beat_number, ready_ms, step;
-    uint32_t unheard, unmoved; /* beats since the last frame, since the last step: beats, not time, so that a stopped daemon blames nobody */
+    uint32_t unheard, unmoved; /* beats since the last frame, since the last step: beats, not time, so that a stopped
+                                  daemon blames nobody */
     int n_handles;
     void (*done)(void *arg);
     void *done_arg;
@@ -53,8 +54,10 @@ static void on_start(uv_timer_t *t);
 static void to(struct sk_super *s, enum sk_engine_state state)
 {
     static const unsigned next[] = {
-        [SK_ENGINE_BUILDING] = 1u << SK_ENGINE_BUILDING | 1u << SK_ENGINE_STARTING | 1u << SK_ENGINE_FAILED | 1u << SK_ENGINE_STOPPING,
-        [SK_ENGINE_STARTING] = 1u << SK_ENGINE_STARTING | 1u << SK_ENGINE_READY | 1u << SK_ENGINE_BACKOFF | 1u << SK_ENGINE_FAILED | 1u << SK_ENGINE_STOPPING,
+        [SK_ENGINE_BUILDING] =
+            1u << SK_ENGINE_BUILDING | 1u << SK_ENGINE_STARTING | 1u << SK_ENGINE_FAILED | 1u << SK_ENGINE_STOPPING,
+        [SK_ENGINE_STARTING] = 1u << SK_ENGINE_STARTING | 1u << SK_ENGINE_READY | 1u << SK_ENGINE_BACKOFF |
+                               1u << SK_ENGINE_FAILED | 1u << SK_ENGINE_STOPPING,
         [SK_ENGINE_READY] = 1u << SK_ENGINE_BACKOFF | 1u << SK_ENGINE_STOPPING,
         [SK_ENGINE_BACKOFF] = 1u << SK_ENGINE_STARTING | 1u << SK_ENGINE_FAILED | 1u << SK_ENGINE_STOPPING,
         [SK_ENGINE_FAILED] = 1u << SK_ENGINE_STOPPING,
@@ -75,8 +78,7 @@ static void progress(struct sk_super *s, const char *what, uint32_t permille)
 
 static void fail(struct sk_super *s, const char *why)
 {
-    snprintf(s->text, sizeof s->text, "%s", why);
-    sk_log(SK_LOG_ERROR, "engine failed: %s", s->text);
+    snprintf(s->text, sizeof s->text, "%s", why); /* the owner says it aloud */
     to(s, SK_ENGINE_FAILED);
 }
 
@@ -138,7 +140,8 @@ static int start_child(struct sk_super *s, struct args *a, const struct sk_child
     struct sk_child_conf c = *conf;
     c.argv = a->v;
     c.arg = s;
-    int rc = a->rc ? sk_err_set(err, a->rc, NULL, "no command line: %s", sk_err_text(a->rc)) : sk_child_start(s->loop, &c, &s->child, err);
+    int rc = a->rc ? sk_err_set(err, a->rc, NULL, "no command line: %s", sk_err_text(a->rc))
+                   : sk_child_start(s->loop, &c, &s->child, err);
     args_done(a);
     return rc;
 }
@@ -149,8 +152,9 @@ static void on_build_line(void *arg, bool is_stderr, const char *line)
 {
     struct sk_super *s = arg;
     if (is_stderr) {
-        snprintf(s->build_error, sizeof s->build_error, "%s", line);
         fprintf(stderr, "%s\n", line);
+    } else if (strncmp(line, "error ", 6) == 0) {
+        snprintf(s->build_error, sizeof s->build_error, "%s", line + 6);
     } else if (strncmp(line, "progress ", 9) == 0) { /* percent */
         progress(s, "building", 10 * (uint32_t)strtoul(line + 9, NULL, 10));
     } else if (strncmp(line, "dir ", 4) == 0) {
@@ -251,7 +255,9 @@ static void back_off(struct sk_super *s, const char *why, bool was_up)
             s->backoff_ms = 0;
     }
     uint64_t ms = s->backoff_ms ? s->backoff_ms : was_up ? 0 : FIRST_BACKOFF_MS;
-    s->backoff_ms = s->backoff_ms == 0 ? FIRST_BACKOFF_MS : s->backoff_ms * 2 < MAX_BACKOFF_MS ? s->backoff_ms * 2 : MAX_BACKOFF_MS;
+    s->backoff_ms = s->backoff_ms == 0                   ? FIRST_BACKOFF_MS
+                    : s->backoff_ms * 2 < MAX_BACKOFF_MS ? s->backoff_ms * 2
+                                                         : MAX_BACKOFF_MS;
     s->restarts++;
     snprintf(s->text, sizeof s->text, "%.448s, starting again in %.1f s", why, (double)ms / 1e3);
     sk_log(SK_LOG_WARN, "%s", s->text);
@@ -311,7 +317,8 @@ static void on_hello(struct sk_super *s, const struct sk_wire_hello *h)
     s->unmoved = 0;
     s->permille = 1000;
     snprintf(s->text, sizeof s->text, "ready");
-    sk_log(SK_LOG_INFO, "engine ready pid=%u backend=%s max_len=%u max_seqs=%u blocks=%u", h->pid, h->isa, h->max_len, h->max_seqs, h->n_blk[0]);
+    sk_log(SK_LOG_INFO, "engine ready pid=%u backend=%s max_len=%u max_seqs=%u blocks=%u", h->pid, h->isa, h->max_len,
+           h->max_seqs, h->n_blk[0]);
     to(s, SK_ENGINE_READY);
     s->conf.on_up(s->conf.arg, h);
 }
@@ -463,7 +470,8 @@ int sk_super_open(struct uv_loop_s *loop, const struct sk_super_conf *conf, stru
 {
     const char *model = conf->conf->model;
     if (!*model)
-        return sk_err_set(err, SK_EMISSING, "model", "--model is missing: a GGUF file, a Hugging Face directory or an engine directory");
+        return sk_err_set(err, SK_EMISSING, "model",
+                          "--model is missing: a GGUF file, a Hugging Face directory or an engine directory");
     if (access(model, R_OK) != 0)
         return sk_err_errno(err, SK_ENOENT, "model", "cannot read the model %s", model);
     struct sk_super *s = sk_calloc(1, sizeof *s);
@@ -523,7 +531,8 @@ void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg)
     if (was == SK_ENGINE_READY) {
         sk_wire_put_quit(sk_link_out(s->link));
         sk_link_flush(s->link);
-    } else { /* a builder takes its half-made directory with it; an engine that still loads does not listen, and has nothing to lose */
+    } else { /* a builder takes its half-made directory with it; an engine that still loads does not listen, and has
+                nothing to lose */
         sk_child_kill(s->child, was == SK_ENGINE_BUILDING ? SIGTERM : SIGKILL);
     }
     uv_timer_start(&s->timer, on_grace_over, QUIT_GRACE_MS, 0);

@@ -1,8 +1,9 @@
-/* The supervisor of one engine: builds the engine directory when --model is not one, starts skein-engine, watches it, starts it again.
+/* The supervisor of one engine: builds the engine directory when --model is not one, starts skein-engine, watches it,
+ * starts it again.
  *
  *   BUILDING --dir--> STARTING --HELLO--> READY --lost--> BACKOFF --time--> STARTING
- *   BUILDING --build failed--> FAILED      STARTING --lost--> BACKOFF, or FAILED: refused at the first start, or lost too often
- *   any --close--> STOPPING --reaped--> STOPPED
+ *   BUILDING --build failed--> FAILED      STARTING --lost--> BACKOFF, or FAILED: refused at the first start, or lost
+ * too often any --close--> STOPPING --reaped--> STOPPED
  *
  * Lost: the process ended, the channel broke, or nothing moved for --engine-timeout. Owner: loop thread. */
 #ifndef SK_SUPER_H
@@ -20,8 +21,10 @@ struct sk_super_conf {
     void (*on_state)(void *arg);
     void (*on_up)(void *arg, const struct sk_wire_hello *h); /* READY: frames may be sent */
     void (*on_frame)(void *arg, const struct sk_frame *f);   /* TOKENS, STATS */
-    void (*on_lost)(void *arg, bool own_fault); /* was READY; everything sent is forgotten. own_fault: it crashed or hung by itself */
-    bool (*is_busy)(void *arg);                 /* it has sequences, so steps must go on */
+    void (*on_lost)(
+        void *arg,
+        bool own_fault);        /* was READY; everything sent is forgotten. own_fault: it crashed or hung by itself */
+    bool (*is_busy)(void *arg); /* it has sequences, so steps must go on */
 };
 
 /* -SK_ENOENT, -SK_ENOMEM. Calls back only from the loop. */

@@ -1,4 +1,5 @@
-/* Renders are queued; an idle helper takes the oldest. A helper is OFF -> STARTING (imports, compiles) -> IDLE <-> BUSY, and from any of these
+/* Renders are queued; an idle helper takes the oldest. A helper is OFF -> STARTING (imports, compiles) -> IDLE <->
+ * BUSY, and from any of these
  * -> ENDING -> OFF when it dies or is killed. Helpers end by themselves when we do: their stdin closes. */
 #include "server/text/tmpl.h"
 
@@ -299,7 +300,8 @@ static int spawn(struct helper *h)
         {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&h->out},
         {.flags = UV_IGNORE},
     };
-    const uv_process_options_t options = {.file = python, .args = args, .env = env, .cwd = "/", .exit_cb = on_exit, .stdio_count = 3, .stdio = stdio};
+    const uv_process_options_t options = {
+        .file = python, .args = args, .env = env, .cwd = "/", .exit_cb = on_exit, .stdio_count = 3, .stdio = stdio};
     return uv_spawn(h->tmpl->loop, &h->process, &options);
 }
 
@@ -379,7 +381,8 @@ static int put_hello(struct sk_buf *b, const struct sk_tmpl_conf *conf)
         sk_buf_str(b, i ? "," : "");
         sk_json_quote(b, conf->guarded[i], strlen(conf->guarded[i]));
     }
-    sk_buf_fmt(b, "],\"max_out_bytes\":%d,\"memory_bytes\":%d,\"cpu_s\":%d}", conf->max_out_bytes, MEMORY_BYTES, conf->wall_ms / 1000 + 1);
+    sk_buf_fmt(b, "],\"max_out_bytes\":%d,\"memory_bytes\":%d,\"cpu_s\":%d}", conf->max_out_bytes, MEMORY_BYTES,
+               conf->wall_ms / 1000 + 1);
     if (b->failed)
         return b->failed;
     n = (uint32_t)(b->n - sizeof n);
@@ -446,7 +449,8 @@ void sk_tmpl_close(struct sk_tmpl *t, void (*done)(void *arg), void *arg)
 int sk_tmpl_render(struct sk_tmpl *t, const char *json, size_t n, sk_tmpl_cb *cb, void *arg, struct sk_err *err)
 {
     if (t->hello.n == 0)
-        return sk_err_set(err, SK_EUNSUP, "messages", "The model has no chat template. Use /v1/completions, or give one with --chat-template.");
+        return sk_err_set(err, SK_EUNSUP, "messages",
+                          "The model has no chat template. Use /v1/completions, or give one with --chat-template.");
     if (t->closing || t->n_queued >= MAX_QUEUED || n > MAX_QUEUED_BYTES - t->queued_bytes)
         return sk_err_set(err, SK_EQUEUE, NULL, "Too many chat templates wait for rendering.");
     struct render *r = sk_calloc(1, sizeof *r + 4 + n);
@@ -469,7 +473,8 @@ int sk_tmpl_render(struct sk_tmpl *t, const char *json, size_t n, sk_tmpl_cb *cb
 void sk_tmpl_cancel(struct sk_tmpl *t, int id)
 {
     struct render *r;
-    TAILQ_FOREACH(r, &t->queue, link) {
+    TAILQ_FOREACH(r, &t->queue, link)
+    {
         if (r->id == id) {
             unqueue(t, r);
             sk_free(r);

@@ -123,8 +123,14 @@ static void run_loop(void *arg)
 
 static int start_server(void **state, int timeout_ms, int max_connections)
 {
-    struct sk_http_conf conf = {.host = "127.0.0.1", .max_body = MAX_BODY, .max_header = 8192, .max_connections = max_connections,
-                                .request_timeout_ms = timeout_ms, .keepalive_ms = 100, .max_stream_queue = MAX_QUEUE, .on_request = on_request};
+    struct sk_http_conf conf = {.host = "127.0.0.1",
+                                .max_body = MAX_BODY,
+                                .max_header = 8192,
+                                .max_connections = max_connections,
+                                .request_timeout_ms = timeout_ms,
+                                .keepalive_ms = 100,
+                                .max_stream_queue = MAX_QUEUE,
+                                .on_request = on_request};
     struct sk_err err;
     signal(SIGPIPE, SIG_IGN);
     memset(&srv, 0, sizeof srv);
@@ -158,7 +164,8 @@ static int teardown(void **state)
 
 static int dial(void)
 {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons((uint16_t)srv.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in sa = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)srv.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&sa, sizeof sa), 0);
     return fd;
@@ -229,8 +236,10 @@ static int count(const char *s, const char *what)
 
 static void test_whole(void **state)
 {
-    expect_answer("POST /echo?x=1 HTTP/1.1\r\n" CLOSE "X-Request-Id: abc-1\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200", "\r\n\r\nhello");
-    expect_answer("GET /nope HTTP/1.1\r\n" CLOSE "x-request-id: abc-1\r\n\r\n", "HTTP/1.1 404", "x-request-id: abc-1\r\n");
+    expect_answer("POST /echo?x=1 HTTP/1.1\r\n" CLOSE "X-Request-Id: abc-1\r\nContent-Length: 5\r\n\r\nhello",
+                  "HTTP/1.1 200", "\r\n\r\nhello");
+    expect_answer("GET /nope HTTP/1.1\r\n" CLOSE "x-request-id: abc-1\r\n\r\n", "HTTP/1.1 404",
+                  "x-request-id: abc-1\r\n");
     expect_answer("GET /nope HTTP/1.1\r\n" CLOSE "x-request-id: a b\r\n\r\n", "HTTP/1.1 404", "x-request-id: req-");
     expect_answer("GET /later HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 200", "{\"late\":1}");
     expect_answer("GET /later HTTP/1.0\r\n\r\n", "200 OK", "{\"late\":1}");
@@ -258,8 +267,9 @@ static void test_keep_alive_and_pipelining(void **state)
 
 static void test_chunked_upload(void **state)
 {
-    expect_answer("POST /echo HTTP/1.1\r\n" CLOSE "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n", "HTTP/1.1 200",
-                  "\r\n\r\nhello world");
+    expect_answer("POST /echo HTTP/1.1\r\n" CLOSE
+                  "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
+                  "HTTP/1.1 200", "\r\n\r\nhello world");
     int fd = dial();
     char *big = malloc(MAX_BODY + 64), head[128];
     memset(big, 'a', MAX_BODY + 64);
@@ -289,7 +299,8 @@ static void test_chunked_upload(void **state)
 static void test_full_body(void **state)
 {
     char *req = malloc(MAX_BODY + 256);
-    int n = sprintf(req, "POST /echo HTTP/1.1\r\n" CLOSE "Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", MAX_BODY);
+    int n =
+        sprintf(req, "POST /echo HTTP/1.1\r\n" CLOSE "Content-Length: %d\r\nExpect: 100-continue\r\n\r\n", MAX_BODY);
     memset(req + n, 'b', MAX_BODY);
     int fd = dial();
     say_n(fd, req, (size_t)n);
@@ -310,14 +321,20 @@ static void test_refusals(void **state)
     char req[20000];
     expect_answer("GET /echo HTTP/1.1\r\n\r\n", "HTTP/1.1 400", "Host");
     expect_answer("GET /echo HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "HTTP/1.1 400", "Host");
-    snprintf(req, sizeof req, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 43\r\n\r\nabc%s", hidden);
+    snprintf(req, sizeof req, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 43\r\n\r\nabc%s",
+             hidden);
     expect_answer(req, "HTTP/1.1 400", "Content-Length");
-    snprintf(req, sizeof req, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s", hidden);
+    snprintf(req, sizeof req,
+             "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s",
+             hidden);
     expect_answer(req, "HTTP/1.1 400", "exclude each other");
     expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n", "HTTP/1.1 501", "chunked");
-    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "HTTP/1.1 501", "chunked");
-    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n", "HTTP/1.1 413", "too large");
-    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 415", "Content-Encoding");
+    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", "HTTP/1.1 501",
+                  "chunked");
+    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100001\r\nExpect: 100-continue\r\n\r\n",
+                  "HTTP/1.1 413", "too large");
+    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+                  "HTTP/1.1 415", "Content-Encoding");
     expect_answer("GET /a%00b HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 414", "NUL");
     expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", " 400 ", "");
     expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999999\r\n\r\n", " 4", "");
@@ -338,7 +355,8 @@ static void test_refusals(void **state)
 static void test_head(void **state)
 {
     int fd = dial();
-    say(fd, "HEAD /stream HTTP/1.1\r\nHost: h\r\n\r\nHEAD /echo HTTP/1.1\r\nHost: h\r\n\r\nGET /nope HTTP/1.1\r\n" CLOSE "\r\n");
+    say(fd, "HEAD /stream HTTP/1.1\r\nHost: h\r\n\r\nHEAD /echo HTTP/1.1\r\nHost: h\r\n\r\nGET /nope HTTP/1.1\r\n" CLOSE
+            "\r\n");
     char *s = hear(fd, NULL);
     assert_int_equal(count(s, "HTTP/1.1 200"), 2);
     assert_int_equal(count(s, "HTTP/1.1 404"), 1);
@@ -465,8 +483,15 @@ static void test_too_many_connections(void **state)
 
 static void test_busy_port(void **state)
 {
-    struct sk_http_conf conf = {.host = "127.0.0.1", .port = srv.port, .max_body = 1024, .max_header = 8192, .max_connections = 8,
-                                .request_timeout_ms = 1000, .keepalive_ms = 1000, .max_stream_queue = 1024, .on_request = on_request};
+    struct sk_http_conf conf = {.host = "127.0.0.1",
+                                .port = srv.port,
+                                .max_body = 1024,
+                                .max_header = 8192,
+                                .max_connections = 8,
+                                .request_timeout_ms = 1000,
+                                .keepalive_ms = 1000,
+                                .max_stream_queue = 1024,
+                                .on_request = on_request};
     struct sk_http *h;
     struct sk_err err;
     uv_loop_t loop;

@@ -1,5 +1,5 @@
-/* Jobs and the supervisor against a made-up engine. This program is also that engine, and the builder: started under the name skein-engine or
- * skein-build (links in a folder of the test's) it plays them, as the model's file name says:
+/* Jobs and the supervisor against a made-up engine. This program is also that engine, and the builder: started under
+ * the name skein-engine or skein-build (links in a folder of the test's) it plays them, as the model's file name says:
  *   token i of an answer is 1000 * choice + i, whatever was done before, so that a token lost or doubled shows. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,8 +56,14 @@ static bool first_life(void)
 
 static void fake_hello(void)
 {
-    struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC, .version = SK_WIRE_VERSION, .max_len = FAKE_LEN, .max_seqs = 4, .n_group = 1,
-                              .block_tok = 32, .credit = FAKE_CREDIT, .pid = (uint32_t)getpid()};
+    struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC,
+                              .version = SK_WIRE_VERSION,
+                              .max_len = FAKE_LEN,
+                              .max_seqs = 4,
+                              .n_group = 1,
+                              .block_tok = 32,
+                              .credit = FAKE_CREDIT,
+                              .pid = (uint32_t)getpid()};
     snprintf(h.build, sizeof h.build, "%s", plays("other-version") ? "9.9" : SK_VERSION);
     snprintf(h.digest, sizeof h.digest, "%s", fake.digest);
     sk_wire_put_hello(&fake.chan.out, &h);
@@ -67,7 +73,10 @@ static void fake_seq(const struct sk_wire_seq *s)
 {
     if (fake.n_seq == FAKE_CREDIT)
         _exit(77); /* more than it granted */
-    fake.seq[fake.n_seq++] = (struct fake_seq){.job = s->job, .choice = s->choice, .n_done = s->n_done, .max_tokens = s->params.max_tokens,
+    fake.seq[fake.n_seq++] = (struct fake_seq){.job = s->job,
+                                               .choice = s->choice,
+                                               .n_done = s->n_done,
+                                               .max_tokens = s->params.max_tokens,
                                                .n_prompt_lp = s->params.n_prompt_logprobs >= 0 ? 5 : 0};
     const int32_t *done = sk_wire_seq_done(s);
     for (uint32_t i = 0; i < s->n_done; i++) {
@@ -112,7 +121,8 @@ static void fake_step(void)
     for (uint32_t i = 0; i < fake.n_seq; i++, n++) {
         struct fake_seq s = fake.seq[i];
         bool last = s.n_done + 1 >= s.max_tokens && s.n_lp_sent == s.n_prompt_lp;
-        struct sk_wire_entry e = {.job = s.job, .choice = s.choice, .n_item = 1, .finish = last ? SK_FINISH_LENGTH : SK_FINISH_NONE};
+        struct sk_wire_entry e = {
+            .job = s.job, .choice = s.choice, .n_item = 1, .finish = last ? SK_FINISH_LENGTH : SK_FINISH_NONE};
         if (s.cancelled) {
             e.n_item = 0;
             e.finish = SK_FINISH_CANCEL;
@@ -175,7 +185,7 @@ static int fake_build(int argc, char **argv)
 {
     const char *out = getenv("FAKE_DIR");
     if (!out) {
-        fprintf(stderr, "skein-build: model.gguf: not a model at all\n");
+        printf("error model.gguf: not a model at all\n");
         return 1;
     }
     printf("progress 10\nprogress 99\ndir %s\n", out);
@@ -229,8 +239,17 @@ static const char *make_dir(const char *role)
     snprintf(path, sizeof path, "%s/%s", folder, role);
     snprintf(cmd, sizeof cmd, "rm -rf %s && mkdir %s && touch %s/weights.skw %s/vocab.skv", path, path, path, path);
     assert_int_equal(system(cmd), 0);
-    d.desc = (struct sk_desc){.n_vocab = 100, .n_embd = 32, .n_layer = 1, .n_head = 2, .n_kv_head = 1, .head_dim = 16, .n_ffn = 64,
-                              .max_len = 128, .norm_eps = 1e-6f, .gated = true, .attn_scale = 0.25f};
+    d.desc = (struct sk_desc){.n_vocab = 100,
+                              .n_embd = 32,
+                              .n_layer = 1,
+                              .n_head = 2,
+                              .n_kv_head = 1,
+                              .head_dim = 16,
+                              .n_ffn = 64,
+                              .max_len = 128,
+                              .norm_eps = 1e-6f,
+                              .gated = true,
+                              .attn_scale = 0.25f};
     assert_int_equal(sk_desc_check(&d.desc, &err), 0);
     assert_int_equal(sk_dir_save(&d, path, &err), 0);
     return path;
@@ -244,7 +263,8 @@ static void open_side(struct side *s, const char *model)
     snprintf(s->conf.model, sizeof s->conf.model, "%s", model);
     s->conf.max_queue = 20;
     s->conf.engine_timeout = 1000;
-    const struct sk_engine_conf ec = {.conf = &s->conf, .bin_dir = bin_dir, .arg = s, .on_dir = on_dir, .on_state = on_state, .on_step = on_step};
+    const struct sk_engine_conf ec = {
+        .conf = &s->conf, .bin_dir = bin_dir, .arg = s, .on_dir = on_dir, .on_state = on_state, .on_step = on_step};
     if (sk_engine_open(&loop, &ec, &s->engine, &err) != 0)
         fail_msg("%s", err.msg);
 }
@@ -303,7 +323,8 @@ static int submit(struct side *s, struct answer *a, uint32_t n_choice, uint32_t 
         p.n_prompt_logprobs = 0;
         a->wrong = false;
     }
-    const struct sk_job_req req = {.prompt = prompt, .n_prompt = 6, .n_choice = n_choice, .params = &p, .cb = on_job, .arg = a};
+    const struct sk_job_req req = {
+        .prompt = prompt, .n_prompt = 6, .n_choice = n_choice, .params = &p, .cb = on_job, .arg = a};
     return sk_job_submit(s->engine, &req, &a->job, err);
 }
 
@@ -544,14 +565,10 @@ static int teardown(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steady),
-        cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_hung),
-        cmocka_unit_test(test_more_choices_than_credit),
-        cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_poison),
-        cmocka_unit_test(test_start_failures),
+        cmocka_unit_test(test_steady), cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_hung),   cmocka_unit_test(test_more_choices_than_credit),
+        cmocka_unit_test(test_cancel), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_poison), cmocka_unit_test(test_start_failures),
         cmocka_unit_test(test_build),
     };
     if (strstr(argv[0], "/skein-engine"))

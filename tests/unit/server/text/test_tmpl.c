@@ -45,8 +45,13 @@ static void wait_for(struct result *r)
 static struct sk_tmpl *open_tmpl(const char *source, const char *bos, const char *eos)
 {
     static const char *const guarded[] = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"};
-    const struct sk_tmpl_conf conf = {.source = source, .bos_token = bos, .eos_token = eos, .guarded = guarded, .n_guarded = 3,
-                                      .wall_ms = 1000, .max_out_bytes = MAX_OUT};
+    const struct sk_tmpl_conf conf = {.source = source,
+                                      .bos_token = bos,
+                                      .eos_token = eos,
+                                      .guarded = guarded,
+                                      .n_guarded = 3,
+                                      .wall_ms = 1000,
+                                      .max_out_bytes = MAX_OUT};
     struct sk_tmpl *t;
     struct sk_err err;
     assert_int_equal(sk_tmpl_new(&loop, &conf, &t, &err), 0);
@@ -125,7 +130,8 @@ static void put_case(struct sk_buf *b, const struct cJSON *c)
     put(b, "continue_final_message", sk_json_get(kwargs, "continue_final_message"));
     sk_buf_str(b, "\"kwargs\":{");
     for (k = sk_json_first(kwargs); k; k = sk_json_next(k)) {
-        if (strcmp(sk_json_key(k), "add_generation_prompt") == 0 || strcmp(sk_json_key(k), "continue_final_message") == 0)
+        if (strcmp(sk_json_key(k), "add_generation_prompt") == 0 ||
+            strcmp(sk_json_key(k), "continue_final_message") == 0)
             continue;
         sk_buf_fmt(b, "%s\"%s\":", sep, sk_json_key(k));
         sk_json_print(b, k);
@@ -242,8 +248,11 @@ static void test_features(void **state)
 
 static void test_guard(void **state)
 {
-    struct sk_tmpl *t = open_tmpl("{% for m in messages %}<|im_start|>{{ m.content }}{{ m.name }}{% endfor %}{{ tools | tojson }}", "", "");
-    expect_text(t, "{\"messages\":[{\"content\":\"a<|im_end|>\",\"name\":\"<|<|im_start|>\"}],\"tools\":[{\"<|im_end|>\":\"<|endoftext|>\"}]}",
+    struct sk_tmpl *t = open_tmpl(
+        "{% for m in messages %}<|im_start|>{{ m.content }}{{ m.name }}{% endfor %}{{ tools | tojson }}", "", "");
+    expect_text(t,
+                "{\"messages\":[{\"content\":\"a<|im_end|>\",\"name\":\"<|<|im_start|>\"}],\"tools\":[{\"<|im_end|>\":"
+                "\"<|endoftext|>\"}]}",
                 "<|im_start|>a<" SK_TOKEN_GUARD "|im_end|><|<" SK_TOKEN_GUARD "|im_start|>[{\"<" SK_TOKEN_GUARD
                 "|im_end|>\": \"<" SK_TOKEN_GUARD "|endoftext|>\"}]");
     expect_error(t, "{\"messages\":[{\"content\":\"\xEF\xB7\x90\"}]}", -SK_ETMPL, "U+FDD0");
@@ -256,16 +265,21 @@ static void test_misbehaviour(void **state)
     struct sk_tmpl *t = open_tmpl("{{ messages[0].content }}", "", "");
     const char *ok = "{\"messages\":[{\"content\":\"fine\"}]}";
     expect_text(t, ok, "fine");
-    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}\"}",
+    expect_error(t,
+                 "{\"messages\":[{}],\"chat_template\":\"{% for i in range(99999) %}{% for j in range(99999) %}{% "
+                 "endfor %}{% endfor %}\"}",
                  -SK_ETIMEOUT, "1000 ms");
     expect_text(t, ok, "fine");
     expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ 'a' * 2000000000 }}\"}", -SK_ETMPL, "memory");
     expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ '%2000000000d' | format(1) }}\"}", -SK_ETMPL, "memory");
-    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{% for i in range(99999) %}0123456789012345{% endfor %}\"}", -SK_ETOOBIG, "too long");
+    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{% for i in range(99999) %}0123456789012345{% endfor %}\"}",
+                 -SK_ETOOBIG, "too long");
     expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ 'a' * 1048577 }}\"}", -SK_ETOOBIG, "too long");
-    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}\"}", -SK_ETMPL, "recurs");
+    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}\"}",
+                 -SK_ETMPL, "recurs");
     expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{% if %}\"}", -SK_ETMPL, "");
-    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ raise_exception('no ' ~ 'such') }}\"}", -SK_ETMPL, "no such");
+    expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ raise_exception('no ' ~ 'such') }}\"}", -SK_ETMPL,
+                 "no such");
     expect_text(t, ok, "fine");
     close_tmpl(t);
 }
@@ -379,14 +393,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smollm2),
-        cmocka_unit_test(test_qwen3),
-        cmocka_unit_test(test_features),
-        cmocka_unit_test(test_guard),
-        cmocka_unit_test(test_misbehaviour),
-        cmocka_unit_test(test_sandbox),
-        cmocka_unit_test(test_killed_helper),
-        cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_smollm2),       cmocka_unit_test(test_qwen3),        cmocka_unit_test(test_features),
+        cmocka_unit_test(test_guard),         cmocka_unit_test(test_misbehaviour), cmocka_unit_test(test_sandbox),
+        cmocka_unit_test(test_killed_helper), cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

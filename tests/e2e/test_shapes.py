@@ -1,0 +1,80 @@
+"""Shapes that no golden file has: random checkpoints of each family through the whole road (skein-build, engine, HTTP) against a numpy reference,
+which is itself held against the golden logits first."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import SRC, Daemon
+from refmodel import forward, load_safetensors, save_checkpoint
+
+TINY = SRC / "tests/golden/tiny"
+LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 320, "hidden_size": 64, "intermediate_size": 160,
+         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+         "max_position_embeddings": 512, "hidden_act": "silu", "tie_word_embeddings": False, "bos_token_id": 0, "eos_token_id": 2}
+MISTRAL = {**LLAMA, "model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+QWEN2 = {**LLAMA, "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+QWEN3 = {**LLAMA, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 24}
+GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": 320, "n_embd": 60, "n_head": 5, "n_layer": 2, "n_positions": 300,
+        "layer_norm_epsilon": 1e-5, "activation_function": "gelu_new", "bos_token_id": 0, "eos_token_id": 2}
+SCALED = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+
+SHAPES = {
+    "llama-mha-tied": {**LLAMA, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "llama-mqa-odd-ffn": {**LLAMA, "num_key_value_heads": 1, "intermediate_size": 173},
+    "llama-7-heads": {**LLAMA, "hidden_size": 84, "num_attention_heads": 7, "num_key_value_heads": 1, "intermediate_size": 100},
+    "llama-gqa-3": {**LLAMA, "hidden_size": 144, "num_attention_heads": 9, "num_key_value_heads": 3, "rope_scaling": SCALED},
+    "llama-wide-head": {**LLAMA, "head_dim": 128, "num_attention_heads": 3, "num_key_value_heads": 1, "hidden_size": 40},
+    "llama-linear-rope": {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "mistral-window": {**MISTRAL, "sliding_window": 37},
+    "mistral-window-of-a-block": {**MISTRAL, "sliding_window": 32, "num_hidden_layers": 3},
+    "qwen2-tied": {**QWEN2, "tie_word_embeddings": True, "num_key_value_heads": 1},
+    "qwen2-some-windows": {**QWEN2, "use_sliding_window": True, "sliding_window": 33, "max_window_layers": 1, "num_hidden_layers": 3},
+    "qwen3-odd-head": {**QWEN3, "num_attention_heads": 6, "num_key_value_heads": 3},
+    "qwen3-untied-mha": {**QWEN3, "num_key_value_heads": 4, "head_dim": 80},
+    "gpt2-5-heads": GPT2,
+    "gpt2-inner": {**GPT2, "n_embd": 48, "n_head": 3, "n_inner": 77},
+}
+N_PROMPT, N_GREEDY = 150, 16
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-bf16-tied", "llama-sharded", "qwen2", "qwen3", "gpt2"])
+def test_reference_equals_golden(name):
+    config = json.loads((TINY / name / "config.json").read_text())
+    config = {**config, **config.get("rope_parameters", {})}
+    weights = {}
+    for path in (TINY / name).glob("*.safetensors"):
+        weights.update(load_safetensors(path))
+    for case in json.loads((TINY / name / "golden.json").read_text())["cases"]:
+        assert np.abs(forward(config, weights, case["input_ids"])[-1] - case["last_logits"]).max() < 5e-5
+
+
+def log_softmax(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shape(name, tmp_path):
+    config = SHAPES[name]
+    weights = save_checkpoint(tmp_path / name, config, TINY / "llama", seed=len(name))
+    ids = np.random.default_rng(7).integers(4, config["vocab_size"], N_PROMPT).tolist()
+    server = Daemon(tmp_path / "cache", "--max-step-tokens", "64", "--max-seqs", "4", "--threads", "1", "--kv-memory", "64M",
+                    model=str(tmp_path / name))
+    try:
+        choice = server.ok("/v1/completions", {"prompt": ids, "max_tokens": N_GREEDY, "temperature": 0, "ignore_eos": True, "prompt_logprobs": 20,
+                                               "return_token_ids": True})["choices"][0]
+    finally:
+        assert server.close() == 0, "".join(server.log)
+    expected = log_softmax(forward(config, weights, ids))
+    for i, entry in enumerate(choice["prompt_logprobs"][1:]):
+        assert str(ids[i + 1]) in entry and len(entry) in (20, 21)
+        for token, got in entry.items():
+            assert abs(got["logprob"] - expected[i][int(token)]) < 2e-4, f"position {i}, token {token}"
+    for token in choice["token_ids"]:
+        logits = forward(config, weights, ids)[-1]
+        second, best = np.sort(logits)[-2:]
+        if best - second > 1e-3:
+            assert token == logits.argmax(), f"after {len(ids)} tokens"
+        ids.append(token)
+    shutil.rmtree(tmp_path)
