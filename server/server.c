@@ -29,15 +29,10 @@ static void add_alias(struct sk_model *m, const char *name)
         snprintf(m->aliases[m->n_alias++], sizeof m->aliases[0], "%s", name);
 }
 
-/* --model-name, else the model's own name, else that of its file. */
+/* --model-name, else the name that the engine directory got from its source; that one always works. */
 static void set_name(struct sk_model *m, const struct sk_conf *conf)
 {
-    const char *slash = strrchr(conf->model, '/');
-    const char *file = slash && slash[1] ? slash + 1 : conf->model;
-    snprintf(m->name, sizeof m->name, "%s",
-             conf->model_name[0] ? conf->model_name
-             : m->dir.name[0]    ? m->dir.name
-                                 : file);
+    snprintf(m->name, sizeof m->name, "%s", conf->model_name[0] ? conf->model_name : m->dir.name);
     add_alias(m, m->dir.name);
 }
 

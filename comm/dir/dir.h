@@ -59,7 +59,7 @@ struct sk_gen_defaults {
 
 struct sk_dir {
     char path[1024];
-    char name[128];       /* the model's own name, from metadata or the source's file name */
+    char name[128];       /* the source's file or folder name, without .gguf */
     char digest[33];      /* hex; changes with any weight, the description or the tokenizer */
     char dtype[32];       /* what was asked for: "keep", "q4", ... */
     int64_t created;      /* unix seconds */

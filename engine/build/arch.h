@@ -54,7 +54,6 @@ struct sk_hparams {
     struct sk_desc desc; /* all but n_rope and ropes, which sk_arch_finish derives */
     struct sk_freq_conf rope;
     bool qkv_bias, o_bias;
-    char name[128]; /* "" = none */
     uint32_t n_eos;
     int32_t eos[SK_DIR_MAX_EOS];
     struct sk_gen_defaults gen;

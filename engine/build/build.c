@@ -65,6 +65,7 @@ int sk_build_detect(const char *src, enum sk_build_kind *ret, struct sk_err *err
 }
 
 /* The model's name where its metadata has none: the file's or directory's. */
+/* People know a model by the name of its file or folder; names in metadata are often those of a training run. */
 static void name_from_path(const char *src, char *ret, size_t n)
 {
     char real[PATH_MAX];
@@ -311,10 +312,7 @@ static void describe(struct build *b)
     d->bos = -1;
     d->created = time(NULL);
     snprintf(d->dtype, sizeof d->dtype, "%s", b->conf->dtype);
-    if (b->hp.name[0])
-        memcpy(d->name, b->hp.name, sizeof d->name);
-    else
-        name_from_path(b->conf->src, d->name, sizeof d->name);
+    name_from_path(b->conf->src, d->name, sizeof d->name);
     for (uint32_t i = 0; i < SK_SELFTEST_TOKENS; i++)
         d->selftest_ids[i] = (int32_t)((i * 7919 + 1) % range);
 }

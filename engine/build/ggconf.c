@@ -167,8 +167,8 @@ int sk_ggconf_read(const struct sk_gguf *g, struct sk_hparams *ret, struct sk_er
 {
     struct sk_hparams hp = {.gguf = true};
     uint32_t n_split = 1;
-    const char *arch = NULL, *name = "";
-    size_t n_arch = 0, n_name = 0;
+    const char *arch = NULL;
+    size_t n_arch = 0;
     double eps, scale = 0;
     int rc;
 
@@ -193,8 +193,7 @@ int sk_ggconf_read(const struct sk_gguf *g, struct sk_hparams *ret, struct sk_er
         (rc = get_f32(
              g, &hp, hp.arch->norm == SK_NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon",
              &eps, err)) ||
-        (rc = get_f32(g, &hp, "attention.scale", &scale, err)) ||
-        (rc = sk_gguf_str(g, "general.name", &name, &n_name, err)))
+        (rc = get_f32(g, &hp, "attention.scale", &scale, err)))
         return rc;
     hp.desc.norm_eps = (float)eps;
     hp.desc.attn_scale = scale > 0 ? (float)scale : (float)(1 / sqrt(hp.desc.head_dim));
@@ -202,7 +201,6 @@ int sk_ggconf_read(const struct sk_gguf *g, struct sk_hparams *ret, struct sk_er
     hp.desc.tied = !sk_src_find(src, "output.weight");
     hp.qkv_bias = hp.arch->qkv_bias == SK_BIAS_ALWAYS || sk_src_find(src, "blk.0.attn_q.bias");
     hp.o_bias = hp.arch->o_bias == SK_BIAS_ALWAYS || sk_src_find(src, "blk.0.attn_output.bias");
-    snprintf(hp.name, sizeof hp.name, "%.*s", (int)(n_name < sizeof hp.name ? n_name : sizeof hp.name - 1), name);
     hp.gen = (struct sk_gen_defaults){NAN, NAN, NAN, NAN, NAN, NAN, NAN, -1, -1, -1};
     *ret = hp;
     return 0;

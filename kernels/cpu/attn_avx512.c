@@ -31,15 +31,22 @@ static const void *block_of(const struct sk_attn_tile *t, uint32_t pos)
     return (const char *)(uintptr_t)kv->data.a + blk * kv->block_bytes + t->kv_head * head_bytes; // NOLINT(performance-no-int-to-ptr)
 }
 
-/* s[r][0..31] = q[r] . K, for the 32 positions of a block. */
-INLINE void scores(const struct tile *t, const void *k, float *s, const int m, const bool half)
+/* s[r][0..31] = q[r] . K, for the 32 positions of a block. A low tile (decoding) waits for memory: it asks for the keys of the next block, and for
+ * the values of this one, which are needed last, into the second-level cache. */
+INLINE void scores(const struct tile *t, const void *k, const void *next_k, float *s, const int m, const bool half)
 {
+    const uint32_t line = SK_KV_BLOCK * (half ? 2 : 4), block = line * t->t->kv->head_stride; /* bytes */
     __m512 acc[SK_ATTN_TILE][2];
 
     UNROLL for (int r = 0; r < m; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
     for (uint32_t d = 0; d < t->t->kv->head_dim; d++) {
         __m512 k0 = load_kv(k, d * SK_KV_BLOCK, half), k1 = load_kv(k, d * SK_KV_BLOCK + 16, half);
+        if (m <= 4)
+            UNROLL for (uint32_t i = 0; i < line; i += 64) {
+                _mm_prefetch((const char *)next_k + d * line + i, _MM_HINT_T0);
+                _mm_prefetch((const char *)k + block + d * line + i, _MM_HINT_T1);
+            }
         UNROLL for (int r = 0; r < m; r++) {
             __m512 q = _mm512_set1_ps(t->q[r][d]);
             acc[r][0] = _mm512_fmadd_ps(q, k0, acc[r][0]);
@@ -66,10 +73,10 @@ INLINE void values(const float *p, const void *v, size_t ld, uint32_t from, uint
 }
 
 /* The same where some rows see less: those keep what they have, for 0 * NaN would not be nothing. Bit i of sees[r]: row r sees entry i. */
-INLINE void values_masked(const float *p, const void *v, size_t ld, const uint32_t *sees, __m512 acc[][2], const int m, const int w,
-                          const bool half)
+INLINE void values_masked(const float *p, const void *v, size_t ld, const uint32_t *sees, uint32_t from, uint32_t to, __m512 acc[][2],
+                          const int m, const int w, const bool half)
 {
-    for (uint32_t i = 0; i < SK_KV_BLOCK; i++) {
+    for (uint32_t i = from; i < to; i++) {
         UNROLL for (int c = 0; c < w; c++) {
             __m512 vc = load_kv(v, i * ld + 16 * (size_t)c, half);
             UNROLL for (int r = 0; r < m; r++) {
@@ -89,20 +96,19 @@ static uint32_t seen(uint32_t pos, uint32_t lo, uint32_t hi)
     return hi - pos < 31 ? bits & (UINT32_MAX >> (31 - (hi - pos))) : bits;
 }
 
-/* What the tile's rows see of the block at pos. Returns true if all see the same, which is then *ret_from..*ret_to - 1. */
+/* What each of the tile's rows sees of the block at pos, all of it within *ret_from..*ret_to - 1. Returns true if all see the same. */
 static bool block_range(const struct tile *t, uint32_t pos, uint32_t *sees, uint32_t *ret_from, uint32_t *ret_to)
 {
-    bool same = true;
+    uint32_t any = 0, all = UINT32_MAX;
 
     for (int r = 0; r < t->height; r++) {
         sees[r] = seen(pos, t->lo[r], t->hi[r]);
-        same = same && sees[r] == sees[0];
+        any |= sees[r];
+        all &= sees[r];
     }
-    if (!same || sees[0] == 0)
-        return false;
-    *ret_from = (uint32_t)__builtin_ctz(sees[0]);
-    *ret_to = 32 - (uint32_t)__builtin_clz(sees[0]);
-    return true;
+    *ret_from = any != 0 ? (uint32_t)__builtin_ctz(any) : 0;
+    *ret_to = any != 0 ? 32 - (uint32_t)__builtin_clz(any) : 0;
+    return any == all;
 }
 
 /* ret->out[r][d..d + 16 w) of all rows. */
@@ -114,13 +120,13 @@ INLINE void sum_columns(const struct tile *t, struct sk_attn_part *ret, size_t d
     UNROLL for (int r = 0; r < m; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
     for (uint32_t b = t->first / SK_KV_BLOCK; b <= t->last / SK_KV_BLOCK; b++) {
-        uint32_t sees[SK_ATTN_TILE], from = 0, to = 0;
+        uint32_t sees[SK_ATTN_TILE], from, to;
         const float *p = t->s[0] + b * SK_KV_BLOCK % SK_SPLIT_TOK;
         const void *v = (const char *)block_of(t->t, b * SK_KV_BLOCK) + (SK_KV_BLOCK * ld + d) * (half ? 2 : 4);
         if (block_range(t, b * SK_KV_BLOCK, sees, &from, &to))
             values(p, v, ld, from, to, acc, m, w, half);
         else
-            values_masked(p, v, ld, sees, acc, m, w, half);
+            values_masked(p, v, ld, sees, from, to, acc, m, w, half);
     }
     UNROLL for (int r = 0; r < m; r++)
         UNROLL for (int c = 0; c < w; c++)
@@ -170,8 +176,13 @@ static void softmax(struct tile *t, uint32_t r, struct sk_attn_part *ret)
 
 INLINE void run(struct tile *t, struct sk_attn_part *ret, const int m, const bool half)
 {
-    for (uint32_t b = t->first / SK_KV_BLOCK; b <= t->last / SK_KV_BLOCK; b++)
-        scores(t, block_of(t->t, b * SK_KV_BLOCK), t->s[0] + b * SK_KV_BLOCK % SK_SPLIT_TOK, m, half);
+    const void *k = block_of(t->t, t->first), *next = k;
+
+    for (uint32_t pos = t->first / SK_KV_BLOCK * SK_KV_BLOCK; pos <= t->last; pos += SK_KV_BLOCK, k = next) {
+        if (pos + SK_KV_BLOCK <= t->last)
+            next = block_of(t->t, pos + SK_KV_BLOCK);
+        scores(t, k, next, t->s[0] + pos % SK_SPLIT_TOK, m, half);
+    }
     for (uint32_t r = 0; r < t->n; r++)
         softmax(t, r, ret);
     sum_values(t, ret, m, half);

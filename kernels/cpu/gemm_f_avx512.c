@@ -3,7 +3,7 @@
 #include "kernels/cpu/simd_avx512.h"
 
 /* A tile of m rows by n panels: few rows take several panels, so that chains enough hide the latency of a multiply-add. */
-enum { AHEAD_BYTES = 6144 };
+enum { AHEAD_BYTES = 1024 };
 
 INLINE __m512 load_w(enum sk_dtype dtype, const uint8_t *w, size_t k)
 {

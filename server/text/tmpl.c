@@ -20,7 +20,7 @@ extern const char sk_tmpl_helper[]; /* tmpl_helper.py */
 
 enum {
     N_HELPERS = 2,
-    MAX_QUEUED = 256,
+    MAX_QUEUED = 4096,
     MAX_QUEUED_BYTES = 256 << 20,
     MAX_ERROR_BYTES = 4096,
     START_MS = 10000,

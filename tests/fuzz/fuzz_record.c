@@ -1,8 +1,6 @@
 /* A recording of any bytes: its plans check, print, and come to an end. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "comm/base/err.h"
 #include "engine/batch/record.h"
@@ -32,14 +30,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     struct sk_record_head h;
     struct sk_err err = {0};
     char path[64];
-    int fd = memfd_create("record", 0);
-    if (fd < 0 || write(fd, data, n) != (ssize_t)n)
+    FILE *f = tmpfile();
+    if (!f || fwrite(data, 1, n, f) != n || fflush(f))
         abort();
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fileno(f));
     if (sk_player_open(path, &p, &h, &err) == 0) {
         play(p);
         sk_player_close(p);
     }
-    close(fd);
+    fclose(f);
     return 0;
 }

