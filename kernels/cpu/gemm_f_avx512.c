@@ -2,8 +2,9 @@
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
 
-/* A tile of m rows by n panels: few rows take several panels, so that chains enough hide the latency of a multiply-add. */
-enum { AHEAD_BYTES = 1024 };
+/* What is computed at once is m rows by n panels: few rows take several panels, so that chains enough hide the latency of a multiply-add. */
+
+enum { AHEAD_BYTES = 1024 }; /* prefetch distance, in each panel */
 
 INLINE __m512 load_w(enum sk_dtype dtype, const uint8_t *w, size_t k)
 {
@@ -25,21 +26,21 @@ INLINE void load_w2(enum sk_dtype dtype, const uint8_t *w, size_t k, __m512 ret[
     }
 }
 
+/* x: m rows of a tile ld_x rows high. */
 INLINE void slab(enum sk_dtype dtype, const uint8_t *w, size_t panel_stride, const float *x, size_t ld_x, uint32_t n_k, const int m,
                  const int n, __m512 *acc)
 {
     uint32_t k = 0;
 
-    for (; k + 2 <= n_k; k += 2) {
+    for (; k + 2 <= n_k; k += 2, x += 2 * ld_x) {
         UNROLL for (int c = 0; c < n; c++) {
             const uint8_t *wc = w + c * panel_stride;
             __m512 v[2];
             load_w2(dtype, wc, k, v);
             _mm_prefetch((const char *)wc + k * (dtype == SK_F32 ? 64 : 32) + AHEAD_BYTES, _MM_HINT_T0);
             UNROLL for (int r = 0; r < m; r++) {
-                const float *xr = x + r * ld_x + k;
-                acc[c * m + r] = _mm512_fmadd_ps(v[0], _mm512_set1_ps(xr[0]), acc[c * m + r]);
-                acc[c * m + r] = _mm512_fmadd_ps(v[1], _mm512_set1_ps(xr[1]), acc[c * m + r]);
+                acc[c * m + r] = _mm512_fmadd_ps(v[0], _mm512_set1_ps(x[r]), acc[c * m + r]);
+                acc[c * m + r] = _mm512_fmadd_ps(v[1], _mm512_set1_ps(x[ld_x + (size_t)r]), acc[c * m + r]);
             }
         }
     }
@@ -47,22 +48,30 @@ INLINE void slab(enum sk_dtype dtype, const uint8_t *w, size_t panel_stride, con
         UNROLL for (int c = 0; c < n; c++) {
             __m512 v = load_w(dtype, w + c * panel_stride, k);
             UNROLL for (int r = 0; r < m; r++)
-                acc[c * m + r] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[r * ld_x + k]), acc[c * m + r]);
+                acc[c * m + r] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[r]), acc[c * m + r]);
         }
 }
 
-INLINE void tile(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t row, const int m, const int n)
+/* Rows of a tile from `first`. */
+struct piece {
+    const struct sk_gemm *g;
+    const float *x; /* the tile */
+    uint32_t row, height, first;
+};
+
+INLINE void piece_panels(enum sk_dtype dtype, const struct piece *t, uint32_t panel, const int m, const int n)
 {
+    const struct sk_gemm *g = t->g;
     const struct sk_pack *p = g->pack;
-    const float *x = (const float *)g->x + row * g->ld_x;
     __m512 acc[SK_TILE_ROWS];
 
     UNROLL for (int i = 0; i < m * n; i++)
         acc[i] = _mm512_setzero_ps();
     for (uint32_t s = 0; s < p->n_slab; s++) {
         const uint8_t *w = g->weight + s * p->slab_stride + panel * p->panel_stride;
-        slab(dtype, w, p->panel_stride, x + (size_t)s * p->slab_k, g->ld_x, p->slab_k, m, n, acc);
+        slab(dtype, w, p->panel_stride, t->x + (size_t)s * p->slab_k * t->height + t->first, t->height, p->slab_k, m, n, acc);
     }
+    const uint32_t row = t->row + t->first;
     UNROLL for (int c = 0; c < n; c++) {
         const size_t column = (size_t)(panel + (uint32_t)c) * SK_PANEL;
         __m512 bias = g->bias != NULL ? _mm512_loadu_ps(g->bias + column) : _mm512_setzero_ps();
@@ -77,40 +86,48 @@ INLINE void tile(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, u
 }
 
 /* Panels n at a time, then one by one. */
-INLINE void panels(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, const int m, const int n)
+INLINE void piece(enum sk_dtype dtype, const struct piece *t, uint32_t panel, uint32_t n_panel, const int m, const int n)
 {
     uint32_t end = panel + n_panel;
 
     for (; panel + (uint32_t)n <= end; panel += (uint32_t)n)
-        tile(dtype, g, panel, row, m, n);
+        piece_panels(dtype, t, panel, m, n);
     for (; panel < end; panel++)
-        tile(dtype, g, panel, row, m, 1);
+        piece_panels(dtype, t, panel, m, 1);
 }
 
-/* Rows in tiles of 12, 8, 4, 2, 1. */
+/* A tile in pieces of 16, 8, 4, 2, 1 rows. */
 INLINE void gemm(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
 {
-    while (n_row > 0) {
-        uint32_t m = n_row >= 16 ? 16 : n_row >= 8 ? 8 : n_row >= 4 ? 4 : n_row >= 2 ? 2 : 1;
-        switch (m) {
-        case 16:
-            panels(dtype, g, panel, n_panel, row, 16, 1);
-            break;
-        case 8:
-            panels(dtype, g, panel, n_panel, row, 8, 2);
-            break;
-        case 4:
-            panels(dtype, g, panel, n_panel, row, 4, 4);
-            break;
-        case 2:
-            panels(dtype, g, panel, n_panel, row, 2, 4);
-            break;
-        default:
-            panels(dtype, g, panel, n_panel, row, 1, 4);
-        }
-        row += m;
-        n_row -= m;
+    struct piece t = {.g = g, .x = (const float *)g->x + (size_t)row * g->pack->n_in, .row = row, .height = n_row};
+
+    if (n_row == SK_TILE_ROWS) {
+        piece(dtype, &t, panel, n_panel, SK_TILE_ROWS, 1);
+        return;
     }
+    if (n_row & 8) {
+        piece(dtype, &t, panel, n_panel, 8, 2);
+        t.first += 8;
+    }
+    if (n_row & 4) {
+        piece(dtype, &t, panel, n_panel, 4, 4);
+        t.first += 4;
+    }
+    if (n_row & 2) {
+        piece(dtype, &t, panel, n_panel, 2, 4);
+        t.first += 2;
+    }
+    if (n_row & 1)
+        piece(dtype, &t, panel, n_panel, 1, 4);
+}
+
+/* Rows side by side: rows apart would share cache sets where their stride is a power of two. */
+static void tile(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret)
+{
+    float *to = ret;
+    for (uint32_t i = 0; i < n_in; i++)
+        for (uint32_t r = 0; r < n_row; r++)
+            *to++ = x[r * ld + i];
 }
 
 static void gemm_f32(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
@@ -133,4 +150,5 @@ void sk_gemm_f_avx512(struct sk_ktab *t)
     t->gemm[SK_F32] = gemm_f32;
     t->gemm[SK_F16] = gemm_f16;
     t->gemm[SK_BF16] = gemm_bf16;
+    t->tile[SK_F32] = t->tile[SK_F16] = t->tile[SK_BF16] = tile;
 }

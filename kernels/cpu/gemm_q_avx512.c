@@ -10,43 +10,56 @@ static inline __m512i dot4(__m512i acc, __m512i w, __m512i x)
 
 #include "kernels/cpu/gemm_q_avx512.h"
 
-/* NaN and Inf do not survive int8: the scale carries them into every output of the row. */
-static void quant_block(enum sk_dtype dtype, const float *x, uint8_t *q, float *ret_scale, void *ret_correction)
+/* A block of one row. int8 knows no NaN: the scale carries it into every output of the row. */
+INLINE int32_t quant_block(const float *x, uint8_t *q, float *ret_scale)
 {
     __m512 a = _mm512_loadu_ps(x), b = _mm512_loadu_ps(x + 16);
-    __m512 size = _mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b));
-    float max = _mm512_reduce_max_ps(size);
+    float max = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(a), _mm512_abs_ps(b)));
     float scale = max / 127, inv = scale >= 0x1p-126f ? 127 / max : 0;
     __m512i qa = _mm512_cvtps_epi32(_mm512_mul_ps(a, _mm512_set1_ps(inv)));
     __m512i qb = _mm512_cvtps_epi32(_mm512_mul_ps(b, _mm512_set1_ps(inv)));
-    int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
 
-    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q))
-        scale = __builtin_nanf("");
     _mm_storeu_si128((__m128i *)q, _mm512_cvtsepi32_epi8(qa));
     _mm_storeu_si128((__m128i *)(q + 16), _mm512_cvtsepi32_epi8(qb));
-    *ret_scale = scale;
-    if (dtype == SK_Q8) {
-        int32_t correction = -128 * sum;
-        memcpy(ret_correction, &correction, 4);
-    } else {
-        float correction = scale * (float)sum;
-        memcpy(ret_correction, &correction, 4);
+    *ret_scale = _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q) ? __builtin_nanf("") : scale;
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(qa, qb));
+}
+
+INLINE float float_of(int32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+INLINE void quant_tile(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, uint8_t *ret, const bool q4)
+{
+    for (uint32_t i = 0; i < n_in; i += SK_QBLOCK, ret += n_row * SK_TILE_BLOCK_BYTES) {
+        float *scale = (float *)(ret + SK_QBLOCK * n_row);
+        for (uint32_t r = 0; r < n_row; r++) {
+            const int32_t sum = quant_block(x + r * ld + i, ret + SK_QBLOCK * r, &scale[r]);
+            if (q4)
+                scale[n_row + r] = scale[r] * (float)sum;
+            else
+                scale[n_row + r] = float_of(-128 * sum); /* its bits */
+        }
     }
 }
 
-static void quant(enum sk_dtype dtype, const float *x, size_t ld, uint32_t n_row, uint32_t n_in, uint8_t *ret)
+static void tile_q8(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret)
 {
-    for (uint32_t i = 0; i < n_in; i += SK_QBLOCK, ret += n_row * SK_QUANT_ROW_BYTES) {
-        float *scale = (float *)(ret + SK_QBLOCK * n_row);
-        for (uint32_t r = 0; r < n_row; r++)
-            quant_block(dtype, x + r * ld + i, ret + SK_QBLOCK * r, scale + r, scale + n_row + r);
-    }
+    quant_tile(x, ld, n_row, n_in, ret, false);
+}
+
+static void tile_q4(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret)
+{
+    quant_tile(x, ld, n_row, n_in, ret, true);
 }
 
 void sk_gemm_q_avx512(struct sk_ktab *t)
 {
     t->gemm[SK_Q8] = gemm_q8;
     t->gemm[SK_Q4] = gemm_q4;
-    t->quant = quant;
+    t->tile[SK_Q8] = tile_q8;
+    t->tile[SK_Q4] = tile_q4;
 }

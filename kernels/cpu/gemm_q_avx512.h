@@ -71,7 +71,7 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
     const struct sk_pack *p = g->pack;
     const uint32_t n_blk = p->slab_k / SK_QBLOCK;
     const int block_bytes = q4 ? 256 : 512, scale_bytes = q4 ? 64 : 32;
-    const uint8_t *tile = (const uint8_t *)g->x + (size_t)row * (p->n_in / SK_QBLOCK) * SK_QUANT_ROW_BYTES;
+    const uint8_t *tile = (const uint8_t *)g->x + row * sk_tile_row_bytes(p->dtype, p->n_in);
 
     for (uint32_t end = panel + n_panel; panel < end; panel++) {
         const uint8_t *x = tile;
@@ -90,7 +90,7 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
                     block_q8(w, scales, x, m, acc);
                 w += block_bytes;
                 scales += scale_bytes;
-                x += m * SK_QUANT_ROW_BYTES;
+                x += m * SK_TILE_BLOCK_BYTES;
             }
         }
         __m512 bias = g->bias != NULL ? _mm512_loadu_ps(g->bias + panel * SK_PANEL) : _mm512_setzero_ps();

@@ -10,25 +10,34 @@
 
 enum { SK_TILE_ROWS = 16 }; /* most rows of a GEMM tile */
 
+/* Rows of activations are cut into tiles of SK_TILE_ROWS (the last may be lower) and made ready for the kernel of a weight dtype once per op. A tile
+ * of n_row rows is
+ *   f32, f16, bf16  [n_in][n_row] f32
+ *   q8, q4          per block of 32 inputs: q [n_row][32] int8 = x / scale rounded to nearest even, scale [n_row] f32 = absmax / 127, then [n_row]
+ *                   of what corrects for the weights' offset: q8: int32 -128 * sum(q); q4: f32 scale * sum(q).
+ * Any stretch of a tile's inputs (of blocks) is a stretch of its bytes. */
+typedef void (*sk_tile_fn)(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret);
+enum { SK_TILE_BLOCK_BYTES = SK_QBLOCK + 8 }; /* of one row and block */
+
+static inline size_t sk_tile_row_bytes(enum sk_dtype weight, uint32_t n_in)
+{
+    if (weight == SK_Q8 || weight == SK_Q4)
+        return (size_t)n_in / SK_QBLOCK * SK_TILE_BLOCK_BYTES;
+    return (size_t)n_in * sizeof(float);
+}
+
 /* One linear op, as its kernels see it. */
 struct sk_gemm {
     const struct sk_pack *pack;
     const uint8_t *weight;
-    const void *x; /* f32, f16, bf16 weights: float rows, stride ld_x; q8, q4: tiles of quantised rows (sk_quant_fn) */
+    const void *x;     /* tiles, SK_TILE_ROWS rows apart */
     const float *bias; /* NULL: none */
     float *out;
-    size_t ld_x, ld_out;
+    size_t ld_out;
     bool add;
 };
-/* out[row..row+n_row)[of panels panel..panel+n_panel), n_row <= SK_TILE_ROWS. With quantised rows, row is a multiple of SK_TILE_ROWS and n_row
- * is the tile's own count. */
+/* out[row..row+n_row)[of panels panel..panel+n_panel); row is a multiple of SK_TILE_ROWS, n_row the height of its tile. */
 typedef void (*sk_gemm_fn)(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row);
-
-/* Quantises one tile of n_row rows for weights of dtype q8 or q4: per block of 32 inputs, scale = absmax / 127, q rounded to nearest even. The
- * tile is, block by block: q [n_row][32] int8, scale [n_row] f32, and [n_row] of what corrects for the weights' offset: q8: int32 -128 * sum(q);
- * q4: f32 scale * sum(q). */
-typedef void (*sk_quant_fn)(enum sk_dtype dtype, const float *x, size_t ld, uint32_t n_row, uint32_t n_in, uint8_t *ret);
-enum { SK_QUANT_ROW_BYTES = SK_QBLOCK + 8 }; /* of one row and block */
 
 /* The query rows of consecutive positions of one slot and heads of one KV head: n_row * n_head <= SK_ATTN_TILE. */
 enum { SK_ATTN_TILE = 12, SK_ATTN_MAX_HEAD_DIM = 512 };
@@ -52,8 +61,8 @@ struct sk_attn_part {
 enum { SK_PART_MAX = 1024 };
 
 struct sk_ktab {
-    sk_gemm_fn gemm[SK_DTYPE_COUNT];
-    sk_quant_fn quant;
+    sk_gemm_fn gemm[SK_DTYPE_COUNT]; /* by dtype of the weights */
+    sk_tile_fn tile[SK_DTYPE_COUNT];
 
     /* out may be x. weight, bias (NULL: none): [dim]. Writes zeros to out[dim..SK_ALIGN16(dim)). */
     void (*norm)(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, float eps, bool layer);

@@ -1,12 +1,14 @@
-/* Renders are queued; an idle helper takes the oldest. A helper is OFF -> STARTING (imports, compiles) -> IDLE <->
- * BUSY, and from any of these
- * -> ENDING -> OFF when it dies or is killed. Helpers end by themselves when we do: their stdin closes. */
+/* Renders are queued; an idle helper takes the oldest. A helper is OFF -> STARTING (imports, compiles) -> IDLE <-> BUSY, and
+ * from any of these -> ENDING -> OFF when it dies or is killed. Helpers end by themselves when we do: their stdin closes. */
+#define _GNU_SOURCE /* memfd_create */
 #include "server/text/tmpl.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/queue.h>
 #include <unistd.h>
 #include <uv.h>
@@ -290,19 +292,37 @@ static void send_frame(struct helper *h, const char *p, size_t n)
         end_helper(h);
 }
 
+/* The script as a file that exists in memory only: a command line would show it in every list of processes. */
+static int open_script(void)
+{
+    size_t n = strlen(sk_tmpl_helper);
+    int fd = memfd_create("skein-template-helper", MFD_CLOEXEC);
+    if (fd >= 0 && (write(fd, sk_tmpl_helper, n) != (ssize_t)n || lseek(fd, 0, SEEK_SET) != 0)) {
+        close(fd);
+        fd = -1;
+    }
+    return fd < 0 ? -errno : fd;
+}
+
 static int spawn(struct helper *h)
 {
     char *python = access(SK_PYTHON, X_OK) == 0 ? SK_PYTHON : "python3";
-    char *args[] = {python, "-I", "-c", (char *)sk_tmpl_helper, NULL};
+    char *args[] = {python, "-I", "/dev/fd/3", NULL};
     char *env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", NULL};
-    uv_stdio_container_t stdio[3] = {
+    int script = open_script();
+    if (script < 0)
+        return script;
+    uv_stdio_container_t stdio[4] = {
         {.flags = UV_CREATE_PIPE | UV_READABLE_PIPE, .data.stream = (uv_stream_t *)&h->in},
         {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&h->out},
         {.flags = UV_IGNORE},
+        {.flags = UV_INHERIT_FD, .data.fd = script},
     };
     const uv_process_options_t options = {
-        .file = python, .args = args, .env = env, .cwd = "/", .exit_cb = on_exit, .stdio_count = 3, .stdio = stdio};
-    return uv_spawn(h->tmpl->loop, &h->process, &options);
+        .file = python, .args = args, .env = env, .cwd = "/", .exit_cb = on_exit, .stdio_count = 4, .stdio = stdio};
+    int rc = uv_spawn(h->tmpl->loop, &h->process, &options);
+    close(script);
+    return rc;
 }
 
 static void start_helper(struct helper *h)

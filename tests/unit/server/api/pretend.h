@@ -1,0 +1,56 @@
+/* A pretended http, engine and template helper: a request goes in, its answer comes out, without a socket or a process. */
+#ifndef SK_TESTS_API_PRETEND_H
+#define SK_TESTS_API_PRETEND_H
+#include <stdbool.h>
+#include "server/server.h"
+
+enum { PRETEND_MAX_JOBS = 16 };
+
+struct sk_http_req { /* one exchange */
+    const char *method, *path, *body, *authorization;
+    struct sk_buf queue, reply;
+    int status; /* 0 = no answer yet */
+    bool stream, ended;
+    struct sk_http_headers headers;
+    void *user;
+    void (*on_gone)(void *user);
+    void (*on_free)(void *user);
+};
+
+struct sk_job { /* what was asked of the engine */
+    struct sk_job_req req;
+    struct sk_params params;
+    int32_t prompt[256];
+    uint32_t cancelled; /* bit k: choice k */
+    bool freed;
+};
+
+extern struct pretend {
+    struct sk_server server;
+    struct sk_conf conf;
+    struct sk_job jobs[PRETEND_MAX_JOBS];
+    uint32_t n_job;
+    int submit_fails;       /* sk_job_submit's result from job number `fail_at` on; 0 = none */
+    uint32_t fail_at;
+    enum sk_engine_state engine;
+    char rendered[4096];    /* the last JSON for the template */
+    sk_tmpl_cb *render_cb;  /* of the rendering that goes on; NULL = none */
+    void *render_arg;
+    int cancelled_render;
+} pretend;
+
+void pretend_open(void);
+void pretend_close(void);
+/* POSTs; the exchange is the caller's, ended by pretend_end. */
+void pretend_post(struct sk_http_req *r, const char *path, const char *body);
+void pretend_end(struct sk_http_req *r); /* the last byte is out: on_free */
+void pretend_leave(struct sk_http_req *r); /* the client goes away: on_gone, then on_free */
+/* The engine says: choice `choice` of the job got `n` tokens, then `finish` (NONE = goes on). Each token has a log-prob of -0.5 and the
+ * alternatives asked for: itself, then ids 40, 41 ... at -1, -2 ... */
+void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint32_t n, enum sk_finish finish, int32_t reason);
+/* Prompt log-probs of all but the first prompt token. */
+void pretend_prompt(struct sk_job *j, uint32_t choice);
+/* The template is rendered. */
+void pretend_render(const char *text);
+
+#endif
