@@ -172,16 +172,23 @@ void sk_loop_stats(const struct sk_loop *l, struct sk_wire_stats *ret)
 
 /* ---- serving ---- */
 
-/* While the daemon does not read, nothing is read of it either: answers need room too. */
-static int take_frames(struct sk_loop *l, struct sk_chan *c, struct sk_err *err)
+static bool has_room(const struct sk_loop *l, const struct sk_chan *c)
+{
+    return c->out.max - c->out.n >= sk_loop_max_out(l);
+}
+
+/* Takes the frames that are there: while the daemon does not read, nothing is read of it either, since answers need room too. *ret_more: there may be
+ * others, for which there was no room. */
+static int take_frames(struct sk_loop *l, struct sk_chan *c, bool *ret_more, struct sk_err *err)
 {
     const struct sk_frame *f;
-    while (!l->quit && c->out.max - c->out.n >= sk_loop_max_out(l)) {
+    while (!l->quit && has_room(l, c)) {
         int rc = sk_chan_next(c, &f);
-        if (rc == 0)
-            return 0;
         if (rc < 0)
             return sk_err_set(err, SK_EPROTO, NULL, "a frame of the daemon is malformed");
+        *ret_more = rc == 1;
+        if (rc == 0)
+            return 0;
         rc = sk_loop_frame(l, f, &c->out, err);
         if (rc)
             return rc;
@@ -206,13 +213,12 @@ int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err)
     int rc = sk_buf_reserve(&c->out, c->out.max - c->out.n);
     if (rc)
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the channel to the daemon");
-    for (;;) {
-        bool gone = sk_chan_fill(c) != 0;
-        rc = take_frames(l, c, err);
+    for (bool more = false;;) {
+        bool gone = has_room(l, c) && sk_chan_fill(c) != 0;
+        rc = take_frames(l, c, &more, err);
         if (rc || gone || l->quit)
             break;
-        bool room = c->out.max - c->out.n >= sk_loop_max_out(l), step = sk_loop_busy(l) && room;
-        if (step) {
+        if (sk_loop_busy(l) && has_room(l, c)) {
             rc = sk_loop_step(l, &c->out, err);
             if (rc)
                 break;
@@ -220,9 +226,11 @@ int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err)
         }
         if (sk_chan_flush(c) < 0)
             break; /* the daemon is gone: its next engine starts afresh */
-        short events = (short)((room ? POLLIN : 0) | (sk_chan_pending(c) ? POLLOUT : 0));
-        struct pollfd p = {.fd = c->fd, .events = events};
-        if (!step && poll(&p, 1, -1) < 0 && errno != EINTR) {
+        bool room = has_room(l, c);
+        if (room && (more || sk_loop_busy(l)))
+            continue;
+        struct pollfd p = {.fd = c->fd, .events = (short)((room ? POLLIN : 0) | (sk_chan_pending(c) ? POLLOUT : 0))};
+        if (poll(&p, 1, -1) < 0 && errno != EINTR) {
             rc = sk_err_errno(err, SK_EIO, NULL, "poll");
             break;
         }

@@ -42,7 +42,7 @@ static void engine(int fd, size_t max_out)
     sk_chan_done(&chan);
     sk_loop_close(l);
     pretend_free(c.rank);
-    exit(rc == 0 ? EXIT_OK : rc == -SK_EPROTO ? EXIT_PROTO : EXIT_OTHER);
+    _exit(rc == 0 ? EXIT_OK : rc == -SK_EPROTO ? EXIT_PROTO : EXIT_OTHER);
 }
 
 struct link {

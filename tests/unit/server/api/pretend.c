@@ -206,12 +206,13 @@ void pretend_open(void)
     struct sk_server *s = &pretend.server;
     struct sk_model *m = &s->models[0];
     sk_conf_defaults(&pretend.conf);
+    pretend.conf.generation_defaults = false;
     s->conf = &pretend.conf;
     s->n_model = 1;
     strcpy(m->name, "tiny");
     m->vocab = fixture_vocab();
     assert_int_equal(sk_token_new(m->vocab, &m->token, &err), 0);
-    m->dir = (struct sk_dir){.bos = -1, .desc = {.n_vocab = N_VOCAB}, .gen = {.do_sample = -1}, .digest = "abc"};
+    m->dir = (struct sk_dir){.bos = -1, .desc = {.n_vocab = N_VOCAB}, .digest = "abc"};
     m->engine = (struct sk_engine *)&pretend; /* opaque to all but the functions above */
     m->max_len = MAX_LEN;
     m->loaded = true;
