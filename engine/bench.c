@@ -12,7 +12,8 @@ enum { MAX_REP = 101 };
 
 void sk_bench_default(struct sk_bench_conf *c)
 {
-    *c = (struct sk_bench_conf){.prefill_tok = 512, .prompt_tok = 128, .decode_tok = 128, .seqs = {1, 8, 32}, .n_seqs = 3, .n_rep = 3};
+    *c = (struct sk_bench_conf){
+        .prefill_tok = 512, .prompt_tok = 128, .decode_tok = 128, .seqs = {1, 8, 32}, .n_seqs = 3, .n_rep = 3};
 }
 
 static int number(const char *s, uint32_t max, uint32_t *ret, const char **ret_end)
@@ -64,7 +65,7 @@ struct driver {
     struct sk_buf in, out;
     uint32_t n_vocab;
     uint64_t job;
-    uint32_t n_first, n_tok, n_left; /* sequences with a first token; tokens; sequences unfinished */
+    uint32_t n_tok, n_left; /* tokens that came; sequences unfinished */
 };
 
 static int feed(struct driver *d, struct sk_err *err)
@@ -110,7 +111,6 @@ static int drain(struct driver *d, struct sk_err *err)
         for (const struct sk_wire_entry *e = sk_wire_first(t); e; e = sk_wire_next(t, e)) {
             if (e->finish == SK_FINISH_ERROR)
                 return sk_err_set(err, e->reason, NULL, "a sequence was refused: %s", sk_err_text(e->reason));
-            d->n_first += d->n_tok < UINT32_MAX && e->n_item > 0;
             d->n_tok += e->n_item;
             d->n_left -= e->finish != SK_FINISH_NONE;
         }
@@ -124,19 +124,21 @@ struct timing {
     uint32_t decode_tok; /* made after every sequence had its first */
 };
 
-static int measure(struct driver *d, uint32_t n_seq, uint32_t n_prompt, uint32_t n_gen, struct timing *ret, struct sk_err *err)
+static int measure(struct driver *d, uint32_t n_seq, uint32_t n_prompt, uint32_t n_gen, struct timing *ret,
+                   struct sk_err *err)
 {
     int rc = 0;
-    d->n_first = d->n_tok = d->n_left = 0;
+    d->n_tok = d->n_left = 0;
     for (uint32_t i = 0; i < n_seq && !rc; i++)
         rc = add_seq(d, n_prompt, n_gen, err);
     uint64_t t0 = sk_clock_ns(), t1 = 0;
+    uint64_t all_prompts = d->loop->stats.prompt_tok + (uint64_t)n_seq * n_prompt;
     uint32_t before = 0;
     while (!rc && d->n_left > 0) {
         rc = sk_loop_step(d->loop, &d->out, err);
         if (!rc)
             rc = drain(d, err);
-        if (t1 == 0 && d->n_first >= n_seq && d->loop->stats.prompt_tok % n_prompt == 0) {
+        if (t1 == 0 && d->loop->stats.prompt_tok == all_prompts) {
             t1 = sk_clock_ns();
             before = d->n_tok;
         }
@@ -155,7 +157,8 @@ static int by_size(const void *a, const void *b)
 }
 
 /* Median rate of n_rep runs: of prefill where n_gen is 1, else of decode. */
-static int rate(struct driver *d, const struct sk_bench_conf *c, uint32_t n_seq, uint32_t n_prompt, uint32_t n_gen, double *ret, struct sk_err *err)
+static int rate(struct driver *d, const struct sk_bench_conf *c, uint32_t n_seq, uint32_t n_prompt, uint32_t n_gen,
+                double *ret, struct sk_err *err)
 {
     double v[MAX_REP];
     for (uint32_t i = 0; i < c->n_rep; i++) {
@@ -180,20 +183,22 @@ int sk_bench_run(const struct sk_bench_conf *c, const struct sk_load *load, stru
     int rc = sk_wire_put_hello(&d.in, &hello);
     if (!rc)
         rc = feed(&d, err);
-    printf("%s, %s, KV %s, steps of %u rows, median of %u\n", load->dir.name, load->isa, sk_dtype_name(load->rank_conf.kv_dtype),
-           load->rank_conf.max_row, c->n_rep);
+    printf("%s, %s, KV %s, steps of %u rows, median of %u\n", load->dir.name, load->isa,
+           sk_dtype_name(load->rank_conf.kv_dtype), load->rank_conf.max_row, c->n_rep);
     if (!rc)
         rc = rate(&d, c, 1, c->prefill_tok, 1, &v, err);
     if (!rc)
         printf("prefill   %5u tokens                      %10.1f tokens/s\n", c->prefill_tok, v);
     for (uint32_t i = 0; i < c->n_seqs && !rc; i++) {
         if (c->seqs[i] > load->rank_conf.max_slot) {
-            rc = sk_err_set(err, SK_ERANGE, "max-seqs", "%u sequences at once: --max-seqs is %u", c->seqs[i], load->rank_conf.max_slot);
+            rc = sk_err_set(err, SK_ERANGE, "max-seqs", "%u sequences at once: --max-seqs is %u", c->seqs[i],
+                            load->rank_conf.max_slot);
             break;
         }
         rc = rate(&d, c, c->seqs[i], c->prompt_tok, c->decode_tok, &v, err);
         if (!rc)
-            printf("decode    %5u tokens after %u, %3u at once   %10.1f tokens/s\n", c->decode_tok, c->prompt_tok, c->seqs[i], v);
+            printf("decode    %5u tokens after %u, %3u at once   %10.1f tokens/s\n", c->decode_tok, c->prompt_tok,
+                   c->seqs[i], v);
         fflush(stdout);
     }
     sk_buf_done(&d.in);

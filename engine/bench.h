@@ -6,10 +6,10 @@
 
 enum { SK_BENCH_MAX_SEQS = 16 };
 struct sk_bench_conf {
-    uint32_t prefill_tok;              /* length of the prompt whose prefill is timed */
-    uint32_t prompt_tok, decode_tok;   /* prompt and answer of each sequence whose decoding is timed */
-    uint32_t seqs[SK_BENCH_MAX_SEQS];  /* numbers of sequences at once */
-    uint32_t n_seqs, n_rep;            /* the median of n_rep is printed */
+    uint32_t prefill_tok;             /* length of the prompt whose prefill is timed */
+    uint32_t prompt_tok, decode_tok;  /* prompt and answer of each sequence whose decoding is timed */
+    uint32_t seqs[SK_BENCH_MAX_SEQS]; /* numbers of sequences at once */
+    uint32_t n_seqs, n_rep;           /* the median of n_rep is printed */
 };
 void sk_bench_default(struct sk_bench_conf *c); /* 512; 128 + 128 at 1, 8, 32 sequences; 3 */
 /* Sets one of: "prefill", "prompt", "decode", "seqs" (a list), "reps". -SK_EINVAL, -SK_ENOENT. */

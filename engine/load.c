@@ -126,7 +126,8 @@ static int plan_rank(struct sk_load *l, struct sk_err *err)
     return sk_rank_plan(&l->dir, &l->weights, l->be, &l->rank_conf, &l->need, err);
 }
 
-/* What one sequence of max_len tokens takes is the same for every KV size; a size that holds something is needed to ask. */
+/* What one sequence of max_len tokens takes is the same for every KV size; a size that holds something is needed to
+ * ask. */
 static int default_kv(struct sk_load *l, const struct sk_conf *conf, uint64_t memory, struct sk_err *err)
 {
     struct sk_rank_conf *rc = &l->rank_conf;
@@ -149,8 +150,10 @@ static int fit_context(struct sk_load *l, const struct sk_conf *conf, struct sk_
     if (sk_sched_fits(&pool, full, 0))
         return 0;
     if (conf->max_model_len > 0)
-        return sk_err_set(err, SK_ENOMEM, "kv-memory", "KV memory of %.1f MiB holds %u blocks of %d tokens, one sequence of --max-model-len %u needs more",
-                          mib(l->need.kv), l->need.n_blk[0], SK_KV_BLOCK, full);
+        return sk_err_set(
+            err, SK_ENOMEM, "kv-memory",
+            "KV memory of %.1f MiB holds %u blocks of %d tokens, one sequence of --max-model-len %u needs more",
+            mib(l->need.kv), l->need.n_blk[0], SK_KV_BLOCK, full);
     while (low < high) {
         uint32_t mid = low + (high - low + 1) / 2;
         if (sk_sched_fits(&pool, mid, 0))
@@ -158,7 +161,9 @@ static int fit_context(struct sk_load *l, const struct sk_conf *conf, struct sk_
         else
             high = mid - 1;
     }
-    sk_log(SK_LOG_WARN, "KV memory of %.1f MiB does not hold a sequence of the model's %u tokens: the context is %u tokens", mib(l->need.kv), full, low);
+    sk_log(SK_LOG_WARN,
+           "KV memory of %.1f MiB does not hold a sequence of the model's %u tokens: the context is %u tokens",
+           mib(l->need.kv), full, low);
     l->rank_conf.max_len = low;
     return plan_rank(l, err);
 }
@@ -169,7 +174,8 @@ static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_
     struct sk_rank_conf *c = &l->rank_conf;
     uint32_t max_len = l->dir.desc.max_len;
     if (conf->max_model_len > max_len)
-        return sk_err_set(err, SK_ERANGE, "max-model-len", "--max-model-len %lld: the model was made for %u tokens", (long long)conf->max_model_len, max_len);
+        return sk_err_set(err, SK_ERANGE, "max-model-len", "--max-model-len %lld: the model was made for %u tokens",
+                          (long long)conf->max_model_len, max_len);
     /* every running sequence must get its row in a step */
     uint32_t max_seqs = (uint32_t)(conf->max_seqs < conf->max_step_tokens ? conf->max_seqs : conf->max_step_tokens);
     *c = (struct sk_rank_conf){.max_slot = max_seqs,
@@ -187,10 +193,15 @@ static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_
         return rc;
     const struct sk_rank_need *n = &l->need;
     uint64_t total = n->weights + n->kv + n->scratch + n->slots;
-    sk_log(SK_LOG_INFO, "memory: weights %.1f MiB, KV cache %.1f MiB (%s, %u blocks of %d tokens), scratch %.1f MiB, slots %.1f MiB; %.1f MiB of %.1f available",
-           mib(n->weights), mib(n->kv), sk_dtype_name(c->kv_dtype), n->n_blk[0], SK_KV_BLOCK, mib(n->scratch), mib(n->slots), mib(total), mib(memory));
+    sk_log(SK_LOG_INFO,
+           "memory: weights %.1f MiB, KV cache %.1f MiB (%s, %u blocks of %d tokens), scratch %.1f MiB, slots %.1f "
+           "MiB; %.1f MiB of %.1f available",
+           mib(n->weights), mib(n->kv), sk_dtype_name(c->kv_dtype), n->n_blk[0], SK_KV_BLOCK, mib(n->scratch),
+           mib(n->slots), mib(total), mib(memory));
     if (total > memory)
-        return sk_err_set(err, SK_ENOMEM, "kv-memory", "weights (%.1f MiB), KV cache (%.1f MiB), scratch and slots (%.1f MiB) take %.1f MiB, available are %.1f MiB",
+        return sk_err_set(err, SK_ENOMEM, "kv-memory",
+                          "weights (%.1f MiB), KV cache (%.1f MiB), scratch and slots (%.1f MiB) take %.1f MiB, "
+                          "available are %.1f MiB",
                           mib(n->weights), mib(n->kv), mib(n->scratch + n->slots), mib(total), mib(memory));
     return 0;
 }
@@ -209,7 +220,8 @@ static int open_backend(const struct sk_conf *conf, struct sk_backend **ret, str
     return sk_ref_open(&bc, ret, err);
 }
 
-int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay, sk_load_cb *cb, void *arg, struct sk_load *ret, struct sk_err *err)
+int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay, sk_load_cb *cb, void *arg,
+                 struct sk_load *ret, struct sk_err *err)
 {
     struct sk_load *l = ret;
     *l = (struct sk_load){0};
@@ -250,7 +262,8 @@ void sk_load_close(struct sk_load *l)
     *l = (struct sk_load){0};
 }
 
-int sk_load_loop(const struct sk_load *l, const struct sk_conf *conf, struct sk_record **ret_record, struct sk_loop **ret, struct sk_err *err)
+int sk_load_loop(const struct sk_load *l, const struct sk_conf *conf, struct sk_record **ret_record,
+                 struct sk_loop **ret, struct sk_err *err)
 {
     struct sk_record *record = NULL;
     if (conf->record[0]) {

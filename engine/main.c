@@ -1,4 +1,5 @@
-/* skein-engine: one rank of a model, and its leader. Serves a daemon over an inherited socket (--fd), or measures, replays or prints. */
+/* skein-engine: one rank of a model, and its leader. Serves a daemon over an inherited socket (--fd), or measures,
+ * replays or prints. */
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -87,8 +88,8 @@ static int serve(const struct sk_conf *conf, struct sk_err *err)
         goto out;
     chan.out.max = out_bytes(loop);
     put_hello(&load, loop, &chan);
-    sk_log(SK_LOG_INFO, "ready: %s, %s, context %u tokens, %u sequences at once", load.dir.name, load.isa, load.rank_conf.max_len,
-           load.rank_conf.max_slot);
+    sk_log(SK_LOG_INFO, "ready: %s, %s, context %u tokens, %u sequences at once", load.dir.name, load.isa,
+           load.rank_conf.max_len, load.rank_conf.max_slot);
     rc = sk_loop_serve(loop, &chan, err);
 out:
     if (rc)
@@ -100,11 +101,13 @@ out:
     return rc;
 }
 
-/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C is for the daemon, which says QUIT in its time. */
+/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C is for the daemon, which says QUIT
+ * in its time. */
 static int start_serving(const struct sk_conf *conf, struct sk_err *err)
 {
     if (conf->fd < 0)
-        return sk_err_set(err, SK_EMISSING, "fd", "skein-engine is started by skeind, which passes --fd; or give --bench, --replay or --dump");
+        return sk_err_set(err, SK_EMISSING, "fd",
+                          "skein-engine is started by skeind, which passes --fd; or give --bench, --replay or --dump");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN);
     return serve(conf, err);
@@ -138,7 +141,8 @@ static int replay(const struct args *a, struct sk_err *err)
     if (!rc)
         rc = sk_load_open(&a->conf, &head, say_nothing, NULL, &load, err);
     if (!rc && strcmp(load.dir.digest, head.digest) != 0)
-        rc = sk_err_set(err, SK_EFORMAT, NULL, "the recording is of engine directory %s, this is %s", head.digest, load.dir.digest);
+        rc = sk_err_set(err, SK_EFORMAT, NULL, "the recording is of engine directory %s, this is %s", head.digest,
+                        load.dir.digest);
     if (rc)
         goto out;
     if (strcmp(load.isa, head.isa) != 0)
@@ -169,7 +173,8 @@ static int dump(const struct args *a, struct sk_err *err)
         sk_buf_clear(&text);
         rc = sk_plan_dump(plan, &text);
         if (rc) {
-            sk_err_set(err, -rc, NULL, "plan %" PRIu64 " is too long to print", ((const struct sk_plan_head *)plan)->step);
+            sk_err_set(err, -rc, NULL, "plan %" PRIu64 " is too long to print",
+                       ((const struct sk_plan_head *)plan)->step);
             break;
         }
         fwrite(text.p, 1, text.n, stdout);
@@ -201,53 +206,53 @@ static void print_help(void)
     sk_conf_help(stdout, SK_PROG_ENGINE);
 }
 
-/* The value of option `name` at argv[*i], which may stand in the next word; NULL: another option, or *ret_missing. */
-static const char *value_of(const char *name, int argc, char **argv, int *i, bool *ret_missing)
+/* Options that no other program has, and so are not in the table of options. */
+static const struct own {
+    const char *name;
+    bool has_value;
+    enum mode mode;
+} own_options[] = {
+    {"--bench", false, MODE_BENCH},       {"--bench-prefill", true, MODE_BENCH}, {"--bench-prompt", true, MODE_BENCH},
+    {"--bench-decode", true, MODE_BENCH}, {"--bench-seqs", true, MODE_BENCH},    {"--bench-reps", true, MODE_BENCH},
+    {"--replay", true, MODE_REPLAY},      {"--dump", true, MODE_DUMP},           {"--help", false, MODE_HELP},
+    {"--version", false, MODE_VERSION},
+};
+
+static const struct own *find_own(const char *word)
 {
-    size_t n = strlen(name);
-    if (strncmp(argv[*i], name, n) != 0 || (argv[*i][n] != '=' && argv[*i][n] != '\0'))
-        return NULL;
-    if (argv[*i][n] == '=')
-        return argv[*i] + n + 1;
-    if (*i + 1 < argc)
-        return argv[++*i];
-    *ret_missing = true;
+    for (size_t i = 0; i < sizeof own_options / sizeof own_options[0]; i++) {
+        const struct own *o = &own_options[i];
+        size_t n = strlen(o->name);
+        if (strncmp(word, o->name, n) == 0 && (word[n] == '\0' || (o->has_value && word[n] == '=')))
+            return o;
+    }
     return NULL;
 }
 
-/* Takes the options that are of this program alone; the others stay in argv, in order. */
+/* Takes those options; the others stay in argv, in order. */
 static int take_own(struct args *a, int *argc, char **argv, struct sk_err *err)
 {
-    static const char *const bench_names[] = {"prefill", "prompt", "decode", "seqs", "reps"};
     int n = 1;
     for (int i = 1; i < *argc; i++) {
-        bool missing = false, taken = false;
-        const char *word = argv[i], *v = NULL;
-        for (size_t k = 0; k < sizeof bench_names / sizeof bench_names[0] && !taken && !missing; k++) {
-            char name[32];
-            snprintf(name, sizeof name, "--bench-%s", bench_names[k]);
-            v = value_of(name, *argc, argv, &i, &missing);
-            taken = v != NULL;
-            int rc = v ? sk_bench_set(&a->bench, bench_names[k], v, err) : 0;
-            if (rc)
-                return rc;
-        }
-        if (!taken && (v = value_of("--replay", *argc, argv, &i, &missing)))
-            a->mode = MODE_REPLAY;
-        else if (!taken && (v = value_of("--dump", *argc, argv, &i, &missing)))
-            a->mode = MODE_DUMP;
-        if (missing)
-            return sk_err_set(err, SK_EMISSING, NULL, "%s needs a value", word);
-        if (!taken && v)
-            a->file = v;
-        else if (strcmp(word, "--bench") == 0)
-            a->mode = MODE_BENCH;
-        else if (strcmp(word, "--help") == 0)
-            a->mode = MODE_HELP;
-        else if (strcmp(word, "--version") == 0)
-            a->mode = MODE_VERSION;
-        else if (!taken)
+        const struct own *o = find_own(argv[i]);
+        if (!o) {
             argv[n++] = argv[i];
+            continue;
+        }
+        const char *value = strchr(argv[i], '=');
+        a->mode = o->mode;
+        if (!o->has_value)
+            continue;
+        if (!value && i + 1 == *argc)
+            return sk_err_set(err, SK_EMISSING, NULL, "%s needs a value", o->name);
+        value = value ? value + 1 : argv[++i];
+        if (o->mode != MODE_BENCH) {
+            a->file = value;
+            continue;
+        }
+        int rc = sk_bench_set(&a->bench, o->name + strlen("--bench-"), value, err);
+        if (rc)
+            return rc;
     }
     *argc = n;
     return 0;

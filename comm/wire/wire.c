@@ -21,7 +21,8 @@ _Static_assert(sizeof(struct sk_wire_beat) == 24, "beat");
 /* ---- writing ---- */
 
 /* A frame is added whole or not at all: a part of one would put every later frame out of step. */
-static int put_parts(struct sk_buf *b, const void *head, size_t n_head, const void *const part[2], const size_t n_part[2])
+static int put_parts(struct sk_buf *b, const void *head, size_t n_head, const void *const part[2],
+                     const size_t n_part[2])
 {
     static const char zeros[8];
     size_t bytes = n_head + PAD8(n_part[0]) + PAD8(n_part[1]);

@@ -64,12 +64,18 @@ static void grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos)
 
 static void put_open(struct sk_loop *l, struct sk_seq *q)
 {
-    struct sk_plan_open o = {.slot = q->slot, .n_prompt = q->n_prompt, .seq = q->id, .choice = q->choice, .n_list = q->n_list, .params = q->params};
+    struct sk_plan_open o = {.slot = q->slot,
+                             .n_prompt = q->n_prompt,
+                             .seq = q->id,
+                             .choice = q->choice,
+                             .n_list = q->n_list,
+                             .params = q->params};
     sk_plan_put_open(&l->plan, &o, q->list);
     q->opened = true;
 }
 
-/* What the ranks lack to run positions pos .. pos + n - 1: block numbers, and tokens up to the one after (its log-prob may be asked for). */
+/* What the ranks lack to run positions pos .. pos + n - 1: block numbers, and tokens up to the one after (its log-prob
+ * may be asked for). */
 static void put_needs(struct sk_loop *l, const struct sk_sched_run *r)
 {
     struct sk_seq *q = r->seq;

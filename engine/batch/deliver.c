@@ -5,12 +5,14 @@
 
 static struct sk_wire_entry entry_of(const struct sk_seq *q)
 {
-    return (struct sk_wire_entry){.job = q->job->id, .choice = q->choice, .n_cached = q->n_cached, .n_preempt = q->n_preempt};
+    return (struct sk_wire_entry){
+        .job = q->job->id, .choice = q->choice, .n_cached = q->n_cached, .n_preempt = q->n_preempt};
 }
 
 static void put_item(struct sk_buf *out, const struct sk_result_row *row, uint16_t flags)
 {
-    struct sk_wire_item it = {.id = row->id, .logprob = row->logprob, .rank = row->rank, .n_top = (uint16_t)row->n_top, .flags = flags};
+    struct sk_wire_item it = {
+        .id = row->id, .logprob = row->logprob, .rank = row->rank, .n_top = (uint16_t)row->n_top, .flags = flags};
     struct sk_wire_top top[SK_MAX_TOP];
     for (uint32_t i = 0; i < row->n_top; i++)
         top[i] = (struct sk_wire_top){.id = row->top[i].id, .logprob = row->top[i].logprob};
@@ -25,7 +27,8 @@ static bool is_in(const int32_t *ids, uint32_t n, int32_t id)
     return false;
 }
 
-/* What the drawn token does: ends the sequence without being part of it, or joins it and perhaps ends it by its length. */
+/* What the drawn token does: ends the sequence without being part of it, or joins it and perhaps ends it by its length.
+ */
 static enum sk_finish take_token(const struct sk_loop *l, struct sk_seq *q, int32_t id)
 {
     if (sk_seq_n_gen(q) >= q->params.min_tokens) {
@@ -63,7 +66,8 @@ static bool row_ok(const struct sk_loop *l, const struct sk_result_row *row)
 }
 
 /* One run's rows: prompt log-probs, then the drawn token. */
-static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const struct sk_result_row *rows, struct sk_buf *out, uint32_t *n_entry)
+static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const struct sk_result_row *rows,
+                       struct sk_buf *out, uint32_t *n_entry)
 {
     struct sk_seq *q = r->seq;
     bool sample = r->want & SK_RUN_SAMPLE;
@@ -105,7 +109,8 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
     return 0;
 }
 
-int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out, uint32_t *n_entry)
+int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out,
+                    uint32_t *n_entry)
 {
     if (n != l->todo.n_result)
         return -SK_EINTERNAL;

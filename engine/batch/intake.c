@@ -16,10 +16,12 @@ static bool ids_ok(const struct sk_loop *l, const int32_t *ids, uint32_t n)
 static int take_hello(struct sk_loop *l, const struct sk_wire_hello *h, struct sk_err *err)
 {
     if (h->version != SK_WIRE_VERSION)
-        return sk_err_set(err, SK_EPROTO, NULL, "the daemon (%s) speaks version %u of the protocol, this engine version %d", h->build,
+        return sk_err_set(err, SK_EPROTO, NULL,
+                          "the daemon (%s) speaks version %u of the protocol, this engine version %d", h->build,
                           h->version, SK_WIRE_VERSION);
     if (h->digest[0] && l->conf.digest[0] && strcmp(h->digest, l->conf.digest) != 0)
-        return sk_err_set(err, SK_EPROTO, NULL, "the daemon wants engine directory %s, this is %s", h->digest, l->conf.digest);
+        return sk_err_set(err, SK_EPROTO, NULL, "the daemon wants engine directory %s, this is %s", h->digest,
+                          l->conf.digest);
     l->greeted = true;
     return 0;
 }
@@ -28,7 +30,8 @@ static int take_prompt(struct sk_loop *l, const struct sk_wire_prompt *p, struct
 {
     const int32_t *tok = sk_wire_prompt_tok(p);
     if (p->n_tok == 0 || p->n_choice == 0 || p->n_choice > sk_loop_credit(l) || !ids_ok(l, tok, p->n_tok))
-        return sk_err_set(err, SK_EPROTO, NULL, "PROMPT of job %llu: %u tokens, %u choices: empty, too many or not of this vocabulary",
+        return sk_err_set(err, SK_EPROTO, NULL,
+                          "PROMPT of job %llu: %u tokens, %u choices: empty, too many or not of this vocabulary",
                           (unsigned long long)p->job, p->n_tok, p->n_choice);
     struct sk_seq_job *j = sk_seq_job_new(l->seqs, p->job);
     if (!j)
@@ -43,7 +46,8 @@ static int take_prompt(struct sk_loop *l, const struct sk_wire_prompt *p, struct
     return 0;
 }
 
-static int check_seq(const struct sk_loop *l, const struct sk_wire_seq *s, const struct sk_seq_job *j, struct sk_err *err)
+static int check_seq(const struct sk_loop *l, const struct sk_wire_seq *s, const struct sk_seq_job *j,
+                     struct sk_err *err)
 {
     const char *wrong = NULL;
     if (!j || j->n_come >= j->n_choice)
@@ -71,7 +75,8 @@ static int refusal(const struct sk_loop *l, const struct sk_seq *q)
     return q->job->prompt ? 0 : SK_ENOMEM;
 }
 
-/* Tokens that were generated before, in an engine that was lost, count as generated here: nothing of them is delivered again. */
+/* Tokens that were generated before, in an engine that was lost, count as generated here: nothing of them is delivered
+ * again. */
 static int fill_seq(struct sk_seq *q, const struct sk_wire_seq *s)
 {
     uint32_t n_done = s->n_done < q->max_gen ? s->n_done : q->max_gen;
@@ -179,6 +184,7 @@ int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *ou
         l->quit = true;
         return 0;
     default:
-        return sk_err_set(err, SK_EPROTO, NULL, "the daemon sent a frame of kind %u, which only an engine sends", f->kind);
+        return sk_err_set(err, SK_EPROTO, NULL, "the daemon sent a frame of kind %u, which only an engine sends",
+                          f->kind);
     }
 }

@@ -88,7 +88,8 @@ static uint32_t bucket_of(const struct sk_kvpool *p, const struct sk_kv_node *ke
 }
 
 /* The key of block i of a text under `parent`; its tokens are returned apart. */
-static const int32_t *key_of(const struct sk_kvpool *p, const struct sk_kv_text *t, uint32_t i, int32_t parent, struct sk_kv_node *ret)
+static const int32_t *key_of(const struct sk_kvpool *p, const struct sk_kv_text *t, uint32_t i, int32_t parent,
+                             struct sk_kv_node *ret)
 {
     uint32_t at = i * p->conf.block_tok, n = p->conf.block_tok;
     if (!p->conf.classes_equal)
@@ -274,8 +275,8 @@ void sk_kvpool_share(struct sk_kvpool *p, const struct sk_kv_hit *hit, int32_t *
         p->nodes[hit->node].n_pin++;
 }
 
-/* Every node may stand without blocks of its own (behind a window, or evicted under a pinned tail), so nodes can run out before blocks do:
- * then the longest idle blocks go until their nodes do. */
+/* Every node may stand without blocks of its own (behind a window, or evicted under a pinned tail), so nodes can run
+ * out before blocks do: then the longest idle blocks go until their nodes do. */
 static int32_t node_take(struct sk_kvpool *p)
 {
     for (uint32_t g = 0; g < p->conf.n_group; g++)
@@ -289,7 +290,8 @@ static int32_t node_take(struct sk_kvpool *p)
     return node;
 }
 
-int sk_kvpool_enter(struct sk_kvpool *p, int32_t node, const struct sk_kv_text *t, uint32_t i, const int32_t blk[SK_MAX_GROUPS], int32_t *ret_node)
+int sk_kvpool_enter(struct sk_kvpool *p, int32_t node, const struct sk_kv_text *t, uint32_t i,
+                    const int32_t blk[SK_MAX_GROUPS], int32_t *ret_node)
 {
     struct sk_kv_node key;
     const int32_t *tok = key_of(p, t, i, node, &key);

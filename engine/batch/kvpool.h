@@ -1,10 +1,13 @@
-/* Who holds which KV block number, per group of layers, and the prefix tree over them. Numbers only: the memory belongs to the ranks.
+/* Who holds which KV block number, per group of layers, and the prefix tree over them. Numbers only: the memory belongs
+ * to the ranks.
  *
- * A block is free, held (refs > 0) or idle: held by nobody but still in the tree, to be evicted in LRU order when blocks run out. The tree's nodes are
- * blocks of text: a node's key is (parent, salt, number of prompt-class tokens, token ids), compared exactly; the hash only finds the bucket. A node
- * names one block of each group, or none where that group's block was dropped or evicted. Owner: leader control thread; all memory is taken at open.
+ * A block is free, held (refs > 0) or idle: held by nobody but still in the tree, to be evicted in LRU order when
+ * blocks run out. The tree's nodes are blocks of text: a node's key is (parent, salt, number of prompt-class tokens,
+ * token ids), compared exactly; the hash only finds the bucket. A node names one block of each group, or none where
+ * that group's block was dropped or evicted. Owner: leader control thread; all memory is taken at open.
  *
- * The idea of a prefix tree over paged blocks is SGLang's RadixAttention (Zheng et al., 2023); paging is vLLM's (Kwon et al., SOSP 2023). */
+ * The idea of a prefix tree over paged blocks is SGLang's RadixAttention (Zheng et al., 2023); paging is vLLM's (Kwon
+ * et al., SOSP 2023). */
 #ifndef SK_KVPOOL_H
 #define SK_KVPOOL_H
 #include <stdbool.h>
@@ -58,10 +61,10 @@ struct sk_kv_text {
     uint32_t n_prompt; /* tokens before it are prompt class */
 };
 struct sk_kv_hit {
-    uint32_t n_blk;                  /* blocks of text found */
-    int32_t node;                    /* the last of them, SK_KV_NONE if n_blk is 0 */
-    uint32_t first[SK_MAX_GROUPS];   /* blocks before it are behind that group's window */
-    uint32_t n_idle[SK_MAX_GROUPS];  /* idle ones among them: sharing takes these out of avail */
+    uint32_t n_blk;                 /* blocks of text found */
+    int32_t node;                   /* the last of them, SK_KV_NONE if n_blk is 0 */
+    uint32_t first[SK_MAX_GROUPS];  /* blocks before it are behind that group's window */
+    uint32_t n_idle[SK_MAX_GROUPS]; /* idle ones among them: sharing takes these out of avail */
 };
 
 int sk_kvpool_open(const struct sk_kvpool_conf *conf, struct sk_kvpool **ret); /* -SK_ENOMEM */
@@ -72,7 +75,8 @@ uint32_t sk_kvpool_avail(const struct sk_kvpool *p, uint32_t g);
 uint32_t sk_kvpool_refs(const struct sk_kvpool *p, uint32_t g, int32_t blk);
 /* n blocks with one reference each, evicting as needed. -SK_ENOBLK: too few, nothing changed. */
 int sk_kvpool_take(struct sk_kvpool *p, uint32_t g, uint32_t n, int32_t *ret_blk);
-/* Gives back one reference. A sequence gives its last block back first, so that leaves are evicted before their parents. */
+/* Gives back one reference. A sequence gives its last block back first, so that leaves are evicted before their
+ * parents. */
 void sk_kvpool_put(struct sk_kvpool *p, uint32_t g, int32_t blk);
 
 /* First block that a row at `pos` of a group with this window can touch. */
@@ -80,13 +84,14 @@ uint32_t sk_kvpool_first(const struct sk_kvpool_conf *c, uint32_t g, uint32_t po
 
 /* The longest prefix of at most max_blk whole blocks that every group can still serve. Changes nothing. */
 struct sk_kv_hit sk_kvpool_find(const struct sk_kvpool *p, const struct sk_kv_text *t, uint32_t max_blk);
-/* Takes a reference to each block of the hit (as found, nothing taken since) into table[g][0..n_blk), and pins its node. Entries behind
- * a window are 0 and not held. */
+/* Takes a reference to each block of the hit (as found, nothing taken since) into table[g][0..n_blk), and pins its
+ * node. Entries behind a window are 0 and not held. */
 void sk_kvpool_share(struct sk_kvpool *p, const struct sk_kv_hit *hit, int32_t *const table[SK_MAX_GROUPS]);
-/* Enters block number i of the text, full and final, under the pinned node of block i - 1 (SK_KV_NONE for i = 0), with the caller's blk[g]
- * (SK_KV_NONE: not held). Where the tree has that text already it keeps its own blocks. The pin moves to *ret_node. -SK_ENOBLK: no node is
- * free, the pin stays. */
-int sk_kvpool_enter(struct sk_kvpool *p, int32_t node, const struct sk_kv_text *t, uint32_t i, const int32_t blk[SK_MAX_GROUPS], int32_t *ret_node);
+/* Enters block number i of the text, full and final, under the pinned node of block i - 1 (SK_KV_NONE for i = 0), with
+ * the caller's blk[g] (SK_KV_NONE: not held). Where the tree has that text already it keeps its own blocks. The pin
+ * moves to *ret_node. -SK_ENOBLK: no node is free, the pin stays. */
+int sk_kvpool_enter(struct sk_kvpool *p, int32_t node, const struct sk_kv_text *t, uint32_t i,
+                    const int32_t blk[SK_MAX_GROUPS], int32_t *ret_node);
 void sk_kvpool_unpin(struct sk_kvpool *p, int32_t node); /* SK_KV_NONE is allowed */
 
 #endif

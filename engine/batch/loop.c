@@ -8,7 +8,7 @@
 #include "comm/base/mem.h"
 
 enum {
-    MAX_OPEN_WORD = 1 << 18,   /* see struct sk_sched_conf */
+    MAX_OPEN_WORD = 1 << 18, /* see struct sk_sched_conf */
     STATS_INTERVAL_US = 100000
 };
 
@@ -51,8 +51,10 @@ int sk_loop_open(const struct sk_loop_conf *conf, struct sk_loop **ret, struct s
     if (!l)
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the batch manager");
     l->conf = *conf;
-    l->sched = (struct sk_sched_conf){
-        .max_seqs = conf->max_seqs, .max_row = conf->max_row, .max_open_word = MAX_OPEN_WORD, .no_evict = conf->no_evict};
+    l->sched = (struct sk_sched_conf){.max_seqs = conf->max_seqs,
+                                      .max_row = conf->max_row,
+                                      .max_open_word = MAX_OPEN_WORD,
+                                      .no_evict = conf->no_evict};
     if (open_memory(l)) {
         sk_loop_close(l);
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for %u sequences", sk_loop_credit(l));
@@ -120,7 +122,8 @@ static int step_model(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry, 
         sk_record_rows(l->conf.record, rows, n);
     rc = sk_deliver_rows(l, rows, n, out, n_entry);
     if (rc)
-        return sk_err_set(err, -rc, NULL, "step %llu: the backend gave rows that cannot be", (unsigned long long)l->step);
+        return sk_err_set(err, -rc, NULL, "step %llu: the backend gave rows that cannot be",
+                          (unsigned long long)l->step);
     return 0;
 }
 
@@ -177,8 +180,8 @@ static bool has_room(const struct sk_loop *l, const struct sk_chan *c)
     return c->out.max - c->out.n >= sk_loop_max_out(l);
 }
 
-/* Takes the frames that are there: while the daemon does not read, nothing is read of it either, since answers need room too. *ret_more: there may be
- * others, for which there was no room. */
+/* Takes the frames that are there: while the daemon does not read, nothing is read of it either, since answers need
+ * room too. *ret_more: there may be others, for which there was no room. */
 static int take_frames(struct sk_loop *l, struct sk_chan *c, bool *ret_more, struct sk_err *err)
 {
     const struct sk_frame *f;

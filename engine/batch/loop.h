@@ -1,4 +1,5 @@
-/* The leader's loop: frames in, one step of the model, frames out. All that it decides with is in struct sk_loop; what it does in one iteration:
+/* The leader's loop: frames in, one step of the model, frames out. All that it decides with is in struct sk_loop; what
+ * it does in one iteration:
  *
  *   intake.c   frames -> jobs and sequences (wait, cancel, refuse)
  *   sched.c    sequences and blocks -> decisions
@@ -6,7 +7,8 @@
  *   model      plan -> result rows
  *   deliver.c  rows -> tokens, blocks into the prefix tree, the TOKENS frame
  *
- * Owner: leader control thread. All memory of a step is taken at open; a PROMPT or SEQ takes what it carries, and a step takes nothing. */
+ * Owner: leader control thread. All memory of a step is taken at open; a PROMPT or SEQ takes what it carries, and a
+ * step takes nothing. */
 #ifndef SK_LOOP_H
 #define SK_LOOP_H
 #include <stdbool.h>
@@ -61,11 +63,13 @@ uint32_t sk_loop_credit(const struct sk_loop *l);
 int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err);
 /* Is there anything that a step would do? */
 bool sk_loop_busy(const struct sk_loop *l);
-/* One iteration; its TOKENS frame (if anything happened) goes to `out`. An error is final: the ranks' state is unknown. */
+/* One iteration; its TOKENS frame (if anything happened) goes to `out`. An error is final: the ranks' state is unknown.
+ */
 int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err);
 void sk_loop_stats(const struct sk_loop *l, struct sk_wire_stats *ret);
 
-/* Runs until the daemon says QUIT or goes away: 0. Sleeps in poll while there is nothing to do, and steps only while the channel has room. */
+/* Runs until the daemon says QUIT or goes away: 0. Sleeps in poll while there is nothing to do, and steps only while
+ * the channel has room. */
 int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err);
 
 /* ---- the parts of an iteration ---- */
@@ -75,7 +79,8 @@ void sk_apply_leave(struct sk_loop *l, struct sk_seq *q);
 /* Carries the decisions out and writes the plan of step l->step. */
 int sk_apply_plan(struct sk_loop *l);
 /* Takes the step's rows: *n_entry entries more in the TOKENS frame being written. -SK_EINTERNAL: a row cannot be. */
-int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out, uint32_t *n_entry);
+int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out,
+                    uint32_t *n_entry);
 /* Last entries of sequences that ended outside of a step, up to a bound; they are free then. */
 void sk_deliver_ended(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry);
 

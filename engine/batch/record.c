@@ -69,7 +69,8 @@ static int put_rows(struct sk_buf *b, const struct sk_result_row *rows, uint32_t
     return b->failed;
 }
 
-int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret, struct sk_err *err)
+int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret,
+                   struct sk_err *err)
 {
     int rc = 0;
     struct sk_record_head h = *head;
@@ -145,7 +146,8 @@ static int read_head(struct sk_player *p, struct rec_head *ret, struct sk_err *e
     return 1;
 }
 
-/* Whole or nothing: an engine that was killed leaves a part at the end. The buffer grows as bytes come, so that a length alone costs nothing. */
+/* Whole or nothing: an engine that was killed leaves a part at the end. The buffer grows as bytes come, so that a
+ * length alone costs nothing. */
 static bool read_body(struct sk_player *p, struct sk_buf *b, uint32_t bytes)
 {
     size_t left = ((size_t)bytes + 7) & ~(size_t)7;
@@ -180,8 +182,8 @@ int sk_player_open(const char *path, struct sk_player **ret, struct sk_record_he
         rc = sk_err_set(err, SK_EFORMAT, NULL, "%s is not a recording", path);
         goto out;
     }
-    if (h->version != SK_RECORD_VERSION || !memchr(h->digest, 0, sizeof h->digest) || !memchr(h->isa, 0, sizeof h->isa) ||
-        h->limits.n_group > SK_MAX_GROUPS) {
+    if (h->version != SK_RECORD_VERSION || !memchr(h->digest, 0, sizeof h->digest) ||
+        !memchr(h->isa, 0, sizeof h->isa) || h->limits.n_group > SK_MAX_GROUPS) {
         rc = sk_err_set(err, SK_EFORMAT, NULL, "%s: recording of version %u, or damaged", path, h->version);
         goto out;
     }
@@ -193,7 +195,8 @@ out:
     return rc;
 }
 
-int sk_player_next(struct sk_player *p, const void **ret_plan, size_t *ret_n, const struct sk_buf **ret_rows, struct sk_err *err)
+int sk_player_next(struct sk_player *p, const void **ret_plan, size_t *ret_n, const struct sk_buf **ret_rows,
+                   struct sk_err *err)
 {
     struct rec_head h;
     int rc = read_head(p, &h, err);
@@ -258,9 +261,10 @@ static int name_difference(const struct sk_buf *want, const struct sk_buf *got, 
     float want_lp, got_lp;
     memcpy(&want_lp, &wl, 4);
     memcpy(&got_lp, &gl, 4);
-    return sk_err_set(err, SK_EFORMAT, NULL, "step %" PRIu64 ", row %u: recorded token %d (log-prob %.9g, rank %d), now %d (%.9g, %d)", step, row,
-                      (int32_t)word_at(want, i), (double)want_lp, (int32_t)word_at(want, i + 2), (int32_t)word_at(got, i), (double)got_lp,
-                      (int32_t)word_at(got, i + 2));
+    return sk_err_set(err, SK_EFORMAT, NULL,
+                      "step %" PRIu64 ", row %u: recorded token %d (log-prob %.9g, rank %d), now %d (%.9g, %d)", step,
+                      row, (int32_t)word_at(want, i), (double)want_lp, (int32_t)word_at(want, i + 2),
+                      (int32_t)word_at(got, i), (double)got_lp, (int32_t)word_at(got, i + 2));
 }
 
 int sk_replay(struct sk_player *p, struct sk_rank *rank, struct sk_replay_stats *ret, struct sk_err *err)

@@ -1,9 +1,11 @@
-/* A recording of an engine: every plan and every result row, and what a replay needs to open the same ranks. Little-endian:
+/* A recording of an engine: every plan and every result row, and what a replay needs to open the same ranks.
+ * Little-endian:
  *
  *   struct sk_record_head, then records { uint32 kind, uint32 bytes } + body, bodies padded to 8:
  *   PLAN  the plan's bytes          ROWS  per row: id, logprob, rank, n_top, then n_top (id, logprob): 4 bytes each
  *
- * A plan is written before it runs, its rows after: a recording that ends with a plan ends with what the engine was doing. */
+ * A plan is written before it runs, its rows after: a recording that ends with a plan ends with what the engine was
+ * doing. */
 #ifndef SK_RECORD_H
 #define SK_RECORD_H
 #include <stdint.h>
@@ -26,7 +28,8 @@ struct sk_record_head {
 
 struct sk_record;
 /* Creates the file (replacing one that is there). magic and version of `head` are filled in. -SK_EIO, -SK_ENOMEM. */
-int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret, struct sk_err *err);
+int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret,
+                   struct sk_err *err);
 /* A write that fails ends the recording with one line in the log; the engine goes on. */
 void sk_record_plan(struct sk_record *r, const void *plan, size_t n);
 void sk_record_rows(struct sk_record *r, const struct sk_result_row *rows, uint32_t n);
@@ -34,15 +37,19 @@ void sk_record_close(struct sk_record *r);
 
 /* Reading. */
 struct sk_player;
-int sk_player_open(const char *path, struct sk_player **ret, struct sk_record_head *ret_head, struct sk_err *err); /* -SK_EFORMAT, -SK_EIO, -SK_ENOENT */
-/* The next plan, checked, and the rows that were recorded with it (NULL: the recording ends before them). 1, 0 at the end, -SK_EFORMAT; valid until the next call. */
-int sk_player_next(struct sk_player *p, const void **ret_plan, size_t *ret_n, const struct sk_buf **ret_rows, struct sk_err *err);
+int sk_player_open(const char *path, struct sk_player **ret, struct sk_record_head *ret_head,
+                   struct sk_err *err); /* -SK_EFORMAT, -SK_EIO, -SK_ENOENT */
+/* The next plan, checked, and the rows that were recorded with it (NULL: the recording ends before them). 1, 0 at the
+ * end, -SK_EFORMAT; valid until the next call. */
+int sk_player_next(struct sk_player *p, const void **ret_plan, size_t *ret_n, const struct sk_buf **ret_rows,
+                   struct sk_err *err);
 void sk_player_close(struct sk_player *p);
 
 struct sk_replay_stats {
     uint64_t n_step, n_row;
 };
-/* Runs the rest of the recording on a rank opened as head says, and compares every row bit for bit. -SK_EFORMAT: a difference, which err names. */
+/* Runs the rest of the recording on a rank opened as head says, and compares every row bit for bit. -SK_EFORMAT: a
+ * difference, which err names. */
 int sk_replay(struct sk_player *p, struct sk_rank *rank, struct sk_replay_stats *ret, struct sk_err *err);
 
 #endif

@@ -11,8 +11,8 @@ struct sk_sched_cand {
     struct sk_seq *seq;
     uint32_t n_comp, n_blk; /* before the step; an admitted one has its hit */
     uint32_t first[SK_MAX_GROUPS];
-    uint32_t grow;          /* blocks of each group that its run takes */
-    bool out;               /* preempted */
+    uint32_t grow;           /* blocks of each group that its run takes */
+    bool out;                /* preempted */
     struct sk_sched_run run; /* n = 0: none */
 };
 
@@ -81,7 +81,8 @@ bool sk_sched_fits(const struct sk_kvpool_conf *c, uint32_t n_prompt, uint32_t m
     return true;
 }
 
-static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_t n_comp, uint32_t n_blk, const uint32_t *first)
+static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_t n_comp, uint32_t n_blk,
+                                      const uint32_t *first)
 {
     struct sk_sched_cand *c = &s->out->cand[s->n_cand++];
     *c = (struct sk_sched_cand){.seq = q, .n_comp = n_comp, .n_blk = n_blk};
@@ -91,8 +92,8 @@ static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_
 
 /* ---- runs ---- */
 
-/* The next stretch from position `from`, at most `room` rows: it ends where the class does, and where prompt log-probs begin to be wanted (those of a
- * sequence computed again have been delivered up to n_scored). */
+/* The next stretch from position `from`, at most `room` rows: it ends where the class does, and where prompt log-probs
+ * begin to be wanted (those of a sequence computed again have been delivered up to n_scored). */
 static struct sk_sched_run next_run(struct sk_seq *q, uint32_t from, uint32_t room)
 {
     struct sk_sched_run r = {.seq = q, .pos = from};
@@ -141,7 +142,8 @@ static void grant(struct sched *s, struct sk_sched_cand *c)
     s->left -= c->run.n;
 }
 
-/* Preempts the youngest that is younger than candidate i. Blocks that others hold too are not counted as won: the next step will know. */
+/* Preempts the youngest that is younger than candidate i. Blocks that others hold too are not counted as won: the next
+ * step will know. */
 static bool preempt_younger(struct sched *s, uint32_t i)
 {
     uint32_t j = s->n_cand;
@@ -178,8 +180,9 @@ static void give_running(struct sched *s, bool decode)
 
 /* ---- admission ---- */
 
-/* Blocks of group g that the candidates will still ask for: of the tokens they have now, or with no_evict of all they may come to. A windowed group's
- * blocks come back as it goes on, but shared ones do not come back to all: there no_evict counts whole peaks against the whole pool. */
+/* Blocks of group g that the candidates will still ask for: of the tokens they have now, or with no_evict of all they
+ * may come to. A windowed group's blocks come back as it goes on, but shared ones do not come back to all: there
+ * no_evict counts whole peaks against the whole pool. */
 static uint32_t promised(const struct sched *s, uint32_t g)
 {
     const struct sk_kvpool_conf *c = &s->pool->conf;
@@ -283,7 +286,8 @@ static void put_runs(struct sched *s, bool prompt)
     }
 }
 
-void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool, struct sk_sched_out *ret)
+void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool,
+                   struct sk_sched_out *ret)
 {
     struct sched s = {.conf = conf, .pool = pool, .out = ret, .left = conf->max_row};
     ret->n_preempt = ret->n_admit = ret->n_run = ret->n_row = ret->n_result = 0;

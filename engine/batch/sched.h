@@ -1,12 +1,14 @@
-/* The scheduler: state -> what the next step does. A pure function: it reads sequences and blocks and changes neither; the same state gives the
- * same decisions.
+/* The scheduler: state -> what the next step does. A pure function: it reads sequences and blocks and changes neither;
+ * the same state gives the same decisions.
  *
- * Decode rows first, then the rest of the row budget to chunks, oldest sequence first, then admission of waiting ones in order; one whose prompt
- * another is just computing (choices of a job, the same prompt sent twice) is passed over until it can share those blocks. A sequence that
- * lacks a block takes from the younger: the youngest running one is preempted (its blocks are given up, it is computed again later). The oldest is
- * never preempted and can always go on, so everything ends.
+ * Decode rows first, then the rest of the row budget to chunks, oldest sequence first, then admission of waiting ones
+ * in order; one whose prompt another is just computing (choices of a job, the same prompt sent twice) is passed over
+ * until it can share those blocks. A sequence that lacks a block takes from the younger: the youngest running one is
+ * preempted (its blocks are given up, it is computed again later). The oldest is never preempted and can always go on,
+ * so everything ends.
  *
- * Iteration-level scheduling: Orca (Yu et al., OSDI 2022); chunked prefill beside decode: Sarathi-Serve (Agrawal et al., OSDI 2024). */
+ * Iteration-level scheduling: Orca (Yu et al., OSDI 2022); chunked prefill beside decode: Sarathi-Serve (Agrawal et
+ * al., OSDI 2024). */
 #ifndef SK_SCHED_H
 #define SK_SCHED_H
 #include <stdbool.h>
@@ -16,8 +18,9 @@
 
 struct sk_sched_conf {
     uint32_t max_seqs, max_row; /* that run at once; rows of one step; max_seqs <= max_row */
-    uint32_t max_open_word;     /* int32 words of tokens and lists that the sequences admitted in one step bring, unless one alone has more */
-    bool no_evict;              /* admit only what surely fits to its end */
+    uint32_t max_open_word; /* int32 words of tokens and lists that the sequences admitted in one step bring, unless one
+                               alone has more */
+    bool no_evict;          /* admit only what surely fits to its end */
 };
 
 /* One stretch of rows of a sequence: positions pos .. pos + n - 1, all of one class. */
@@ -43,7 +46,8 @@ struct sk_sched_out {
 int sk_sched_open(const struct sk_sched_conf *conf, struct sk_sched_out *ret); /* -SK_ENOMEM */
 void sk_sched_close(struct sk_sched_out *out);
 
-void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool, struct sk_sched_out *ret);
+void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool,
+                   struct sk_sched_out *ret);
 
 /* Blocks of group g that a sequence of n_pos computed positions holds at most, in chunks of up to `chunk` rows. */
 uint32_t sk_sched_peak(const struct sk_kvpool_conf *c, uint32_t g, uint32_t n_pos, uint32_t chunk);

@@ -173,7 +173,8 @@ struct sk_seq *sk_seq_new(struct sk_seqs *s, struct sk_seq_job *j, uint32_t choi
     if (!q)
         return NULL;
     struct sk_seq *next = q->next;
-    *q = (struct sk_seq){.next = next, .job = j, .choice = choice, .id = ++s->last_id, .node = SK_KV_NONE, .job_next = j->seqs};
+    *q = (struct sk_seq){
+        .next = next, .job = j, .choice = choice, .id = ++s->last_id, .node = SK_KV_NONE, .job_next = j->seqs};
     j->seqs = q;
     j->n_come++;
     j->n_live++;

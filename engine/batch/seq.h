@@ -22,10 +22,10 @@ struct sk_seq_list {
 
 struct sk_seq_job {
     uint64_t id;
-    int32_t *prompt; /* owned, until every choice has come; NULL: longer than max_len */
+    int32_t *prompt;                             /* owned, until every choice has come; NULL: longer than max_len */
     uint32_t n_prompt, n_choice, n_come, n_live; /* choices that will come, have come, have not ended */
-    struct sk_seq *seqs;    /* the live ones, by job_next */
-    struct sk_seq_job *next; /* in its bucket, or in the list of free ones */
+    struct sk_seq *seqs;                         /* the live ones, by job_next */
+    struct sk_seq_job *next;                     /* in its bucket, or in the list of free ones */
     bool used;
 };
 
@@ -49,12 +49,12 @@ struct sk_seq {
 
     /* RUN only */
     uint32_t slot;
-    int32_t *blk[SK_MAX_GROUPS];    /* block numbers by position / block_tok: the slot's row of the table */
-    uint32_t n_blk;                 /* entries of each group */
-    uint32_t first[SK_MAX_GROUPS];  /* entries before it are not held */
-    int32_t node;                   /* its block n_entered - 1 in the tree, pinned */
+    int32_t *blk[SK_MAX_GROUPS];   /* block numbers by position / block_tok: the slot's row of the table */
+    uint32_t n_blk;                /* entries of each group */
+    uint32_t first[SK_MAX_GROUPS]; /* entries before it are not held */
+    int32_t node;                  /* its block n_entered - 1 in the tree, pinned */
     uint32_t n_entered;
-    bool opened;                    /* what the ranks know of it */
+    bool opened; /* what the ranks know of it */
     uint32_t n_tok_sent, n_blk_sent, drop_sent[SK_MAX_GROUPS];
 
     /* ENDED only */

@@ -1,4 +1,5 @@
-/* What a daemon may say to an engine, in any order: the batch manager over a pretended rank takes it or ends the connection, and its state holds. */
+/* What a daemon may say to an engine, in any order: the batch manager over a pretended rank takes it or ends the
+ * connection, and its state holds. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +48,13 @@ static void feed(struct sk_loop *l, const uint8_t *data, size_t n, struct sk_buf
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-    struct sk_loop_conf c = {.max_seqs = 4, .max_row = 16, .max_len = 64, .max_queue = 4, .n_vocab = PRETEND_VOCAB, .n_eos = 1, .eos = {PRETEND_EOS}};
+    struct sk_loop_conf c = {.max_seqs = 4,
+                             .max_row = 16,
+                             .max_len = 64,
+                             .max_queue = 4,
+                             .n_vocab = PRETEND_VOCAB,
+                             .n_eos = 1,
+                             .eos = {PRETEND_EOS}};
     c.kv = (struct sk_kvpool_conf){.n_group = 2, .block_tok = 4, .window = {0, 10}, .n_blk = {18, 12}, .keep = true};
     struct sk_loop *l;
     struct sk_err err = {0};

@@ -1,5 +1,6 @@
-/* Same request, same bits: the tokens and log-probs of a request do not depend on what else is in the batch, on chunking, on a prefix-cache hit, on preemption,
- * on the number of threads or on a restart. On small random models, on every backend of this machine. */
+/* Same request, same bits: the tokens and log-probs of a request do not depend on what else is in the batch, on
+ * chunking, on a prefix-cache hit, on preemption, on the number of threads or on a restart. On small random models, on
+ * every backend of this machine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,8 +26,9 @@ struct model {
     uint32_t window; /* of the second layer */
 };
 static const struct model models[] = {
-    {"ref f32", sk_ref_open, SK_F32, SK_F32, 0},    {"ref q8, window", sk_ref_open, SK_Q8, SK_F16, 40},   {"cpu f32", sk_cpu_open, SK_F32, SK_F32, 0},
-    {"cpu bf16", sk_cpu_open, SK_BF16, SK_F16, 0},  {"cpu q4, window", sk_cpu_open, SK_Q4, SK_F16, 40},
+    {"ref f32", sk_ref_open, SK_F32, SK_F32, 0},        {"ref q8, window", sk_ref_open, SK_Q8, SK_F16, 40},
+    {"cpu f32", sk_cpu_open, SK_F32, SK_F32, 0},        {"cpu bf16", sk_cpu_open, SK_BF16, SK_F16, 0},
+    {"cpu q4, window", sk_cpu_open, SK_Q4, SK_F16, 40},
 };
 
 /* How the requests are run: everything that must not matter. */
@@ -35,7 +37,7 @@ struct way {
     int n_thread;
     bool alone, cache, twice; /* alone: one request after the other; twice: all of it again, over a warm cache */
     uint32_t n_done;          /* tokens that each request already has, if it has more than that */
-    uint32_t preempt_every;   /* steps after which the youngest running one is preempted; 0 = only when blocks run out */
+    uint32_t preempt_every; /* steps after which the youngest running one is preempted; 0 = only when blocks run out */
 };
 
 struct rig {
@@ -64,16 +66,29 @@ static void rig_open(struct rig *r, const struct model *m, const struct way *w, 
     desc.layers[1].window = m->window;
     fixture_open(&r->fix, &desc, m->dtype, 5);
     assert_int_equal(m->open(&bc, &r->be, &err), 0);
-    struct sk_rank_conf rc = {.max_slot = w->max_seqs, .max_len = 256, .max_row = w->max_row, .max_result = w->max_row, .kv_bytes = 64 << 20, .kv_dtype = m->kv_dtype};
+    struct sk_rank_conf rc = {.max_slot = w->max_seqs,
+                              .max_len = 256,
+                              .max_row = w->max_row,
+                              .max_result = w->max_row,
+                              .kv_bytes = 64 << 20,
+                              .kv_dtype = m->kv_dtype};
     assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, &rc, &need, &err), 0);
     rc.kv_bytes = (w->n_blk ? w->n_blk : 1024) * need.kv_block;
     assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, &rc, &need, &err), 0);
     assert_int_equal(sk_rank_open(&r->fix.dir, &r->fix.w, r->be, NULL, &rc, &r->rank, &err), 0);
 
-    struct sk_loop_conf lc = {.max_seqs = w->max_seqs, .max_row = w->max_row, .max_len = 256, .max_queue = 400, .n_vocab = desc.n_vocab, .rank = r->rank};
+    struct sk_loop_conf lc = {.max_seqs = w->max_seqs,
+                              .max_row = w->max_row,
+                              .max_len = 256,
+                              .max_queue = 400,
+                              .n_vocab = desc.n_vocab,
+                              .rank = r->rank};
     lc.n_eos = r->fix.dir.n_eos;
     memcpy(lc.eos, r->fix.dir.eos, sizeof lc.eos);
-    lc.kv = (struct sk_kvpool_conf){.n_group = r->fix.dir.desc.n_group, .block_tok = SK_KV_BLOCK, .keep = w->cache, .classes_equal = r->be->classes_equal};
+    lc.kv = (struct sk_kvpool_conf){.n_group = r->fix.dir.desc.n_group,
+                                    .block_tok = SK_KV_BLOCK,
+                                    .keep = w->cache,
+                                    .classes_equal = r->be->classes_equal};
     memcpy(lc.kv.window, r->fix.dir.desc.group_window, sizeof lc.kv.window);
     memcpy(lc.kv.n_blk, need.n_blk, sizeof lc.kv.n_blk);
     if (record) {
@@ -113,7 +128,8 @@ static void make_requests(struct request *reqs, uint32_t n_vocab)
         uint32_t n = 1 + roll(&x, i % 3 ? 40 : MAX_PROMPT), n_stem = roll(&x, 3) * 32;
         for (uint32_t k = 0; k < n; k++)
             q->prompt[k] = (int32_t)(k < n_stem ? 3 + k * 5 % (n_vocab - 3) : 3 + roll(&x, n_vocab - 3));
-        q->req = (struct front_req){.prompt = q->prompt, .n_prompt = n, .n_choice = i % 8 == 7 ? MAX_CHOICE : 1, .list = q->list};
+        q->req = (struct front_req){
+            .prompt = q->prompt, .n_prompt = n, .n_choice = i % 8 == 7 ? MAX_CHOICE : 1, .list = q->list};
         struct sk_params *p = &q->req.params;
         sk_params_default(p);
         p->max_tokens = 1 + roll(&x, i % 6 == 1 ? 150 : 50);
@@ -156,15 +172,18 @@ static void make_requests(struct request *reqs, uint32_t n_vocab)
 static void same_seq(const struct front_seq *got, const struct front_seq *want, uint32_t skip, const char *what)
 {
     if (got->finish != want->finish || got->reason != want->reason || got->n_item + skip != want->n_item)
-        fail_msg("%s: finish %u/%d after %u items, alone %u/%d after %u", what, got->finish, got->reason, got->n_item, want->finish, want->reason, want->n_item);
+        fail_msg("%s: finish %u/%d after %u items, alone %u/%d after %u", what, got->finish, got->reason, got->n_item,
+                 want->finish, want->reason, want->n_item);
     for (uint32_t i = 0; i < got->n_item; i++) {
         const struct front_item *a = &got->items[i], *b = &want->items[skip + i];
         if (memcmp(&a->it, &b->it, sizeof a->it) != 0 || memcmp(a->top, b->top, a->it.n_top * sizeof a->top[0]) != 0)
-            fail_msg("%s: item %u is token %d with log-prob %.9g, alone %d with %.9g", what, i, a->it.id, (double)a->it.logprob, b->it.id, (double)b->it.logprob);
+            fail_msg("%s: item %u is token %d with log-prob %.9g, alone %d with %.9g", what, i, a->it.id,
+                     (double)a->it.logprob, b->it.id, (double)b->it.logprob);
     }
 }
 
-/* Items of `want` that a re-admission with n_done tokens does not give again; *ret_ok: the answer is longer than that. */
+/* Items of `want` that a re-admission with n_done tokens does not give again; *ret_ok: the answer is longer than that.
+ */
 static uint32_t skipped(struct request *q, uint32_t n_done, bool *ret_ok)
 {
     uint32_t n_score = 0, n = front_answer(&q->want[0], q->done);
@@ -194,7 +213,8 @@ static void run_all(struct rig *r, const struct way *w)
     front_run(&r->front);
 }
 
-static void run_way(const struct model *m, struct request *reqs, const struct way *w, const char *record, uint64_t *ret_preempt, uint64_t *ret_hit)
+static void run_way(const struct model *m, struct request *reqs, const struct way *w, const char *record,
+                    uint64_t *ret_preempt, uint64_t *ret_hit)
 {
     struct rig r;
     uint32_t first[N_REQ], skip[N_REQ];
@@ -218,8 +238,9 @@ static void run_way(const struct model *m, struct request *reqs, const struct wa
         for (uint32_t i = 0; i < N_REQ; i++)
             for (uint32_t k = 0; k < reqs[i].req.n_choice; k++) {
                 char what[160];
-                snprintf(what, sizeof what, "%s, request %u/%u, %u rows a step, %u blocks, %d threads, %s%s, %u done", m->name, i, k, w->max_row, w->n_blk, w->n_thread,
-                         w->alone ? "alone" : "together", pass ? ", cached" : "", w->n_done);
+                snprintf(what, sizeof what, "%s, request %u/%u, %u rows a step, %u blocks, %d threads, %s%s, %u done",
+                         m->name, i, k, w->max_row, w->n_blk, w->n_thread, w->alone ? "alone" : "together",
+                         pass ? ", cached" : "", w->n_done);
                 same_seq(&r.front.seqs[first[i] + k], &reqs[i].want[k], skip[i], what);
             }
     }
@@ -282,8 +303,11 @@ static void test_contract(void **state)
         skip();
     struct request *reqs = answer_alone(m);
     const struct way ways[] = {
-        {.max_seqs = 64, .max_row = 512, .cache = false},               /* in a batch of 64 */
-        {.max_seqs = 16, .max_row = 16, .cache = true, .twice = true},  /* chunks of at most 16, then of cached prompts */
+        {.max_seqs = 64, .max_row = 512, .cache = false}, /* in a batch of 64 */
+        {.max_seqs = 16,
+         .max_row = 16,
+         .cache = true,
+         .twice = true}, /* chunks of at most 16, then of cached prompts */
         {.max_seqs = 64, .max_row = 64, .cache = true, .twice = true},
         {.max_seqs = 64, .max_row = 512, .cache = true, .n_thread = 2}, /* threads */
     };
@@ -291,7 +315,10 @@ static void test_contract(void **state)
         run_way(m, reqs, &ways[i], NULL, &preempt, &hit);
         assert_true(!ways[i].twice || hit > 500);
     }
-    const struct way tight[] = {{.max_seqs = 64, .max_row = 64, .n_blk = 12, .cache = true}, /* preempted, and computed again, from the cache or not */
+    const struct way tight[] = {{.max_seqs = 64,
+                                 .max_row = 64,
+                                 .n_blk = 12,
+                                 .cache = true}, /* preempted, and computed again, from the cache or not */
                                 {.max_seqs = 16, .max_row = 64, .cache = true, .preempt_every = 3},
                                 {.max_seqs = 16, .max_row = 64, .cache = false, .preempt_every = 5}};
     for (size_t i = 0; i < sizeof tight / sizeof tight[0]; i++) {
@@ -350,9 +377,12 @@ static void test_replay(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        {"contract: ref f32", test_contract, NULL, NULL, (void *)&models[0]},        {"contract: ref q8, window", test_contract, NULL, NULL, (void *)&models[1]},
-        {"contract: cpu f32", test_contract, NULL, NULL, (void *)&models[2]},        {"contract: cpu bf16", test_contract, NULL, NULL, (void *)&models[3]},
-        {"contract: cpu q4, window", test_contract, NULL, NULL, (void *)&models[4]}, cmocka_unit_test(test_replay),
+        {"contract: ref f32", test_contract, NULL, NULL, (void *)&models[0]},
+        {"contract: ref q8, window", test_contract, NULL, NULL, (void *)&models[1]},
+        {"contract: cpu f32", test_contract, NULL, NULL, (void *)&models[2]},
+        {"contract: cpu bf16", test_contract, NULL, NULL, (void *)&models[3]},
+        {"contract: cpu q4, window", test_contract, NULL, NULL, (void *)&models[4]},
+        cmocka_unit_test(test_replay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* The channel over a socketpair: frames arrive whole however they are cut, writing stops where the socket is full, ends are seen. */
+/* The channel over a socketpair: frames arrive whole however they are cut, writing stops where the socket is full, ends
+ * are seen. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -160,8 +161,12 @@ static void test_end(void **state)
 static void test_malformed(void **state)
 {
     const struct sk_frame bad[] = {
-        {.bytes = 0, .kind = SK_FRAME_QUIT},  {.bytes = 4, .kind = SK_FRAME_QUIT},        {.bytes = 12, .kind = SK_FRAME_QUIT},
-        {.bytes = 8, .kind = SK_FRAME_BEAT},  {.bytes = 0xfffffff8, .kind = SK_FRAME_PROMPT}, {.bytes = 8, .kind = 0},
+        {.bytes = 0, .kind = SK_FRAME_QUIT},
+        {.bytes = 4, .kind = SK_FRAME_QUIT},
+        {.bytes = 12, .kind = SK_FRAME_QUIT},
+        {.bytes = 8, .kind = SK_FRAME_BEAT},
+        {.bytes = 0xfffffff8, .kind = SK_FRAME_PROMPT},
+        {.bytes = 8, .kind = 0},
         {.bytes = SK_FRAME_MAX + 8, .kind = SK_FRAME_PROMPT},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {

@@ -56,7 +56,13 @@ static void refuses_damage(void)
 
 static void test_hello(void **state)
 {
-    struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC, .version = 1, .build = "0.1", .n_group = 2, .n_blk = {7, 8}, .credit = 9, .kv_bytes = 1ull << 40};
+    struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC,
+                              .version = 1,
+                              .build = "0.1",
+                              .n_group = 2,
+                              .n_blk = {7, 8},
+                              .credit = 9,
+                              .kv_bytes = 1ull << 40};
     assert_int_equal(sk_wire_put_hello(&b, &h), 0);
     const struct sk_wire_hello *r = only_frame(SK_FRAME_HELLO);
     assert_string_equal(r->build, "0.1");
@@ -156,7 +162,8 @@ static size_t put_tokens(void)
     size_t at;
     sk_wire_tokens_begin(&b, &at, 55);
     sk_wire_tokens_entry(&b, &(struct sk_wire_entry){.job = 1, .n_item = 2});
-    sk_wire_tokens_item(&b, &(struct sk_wire_item){.id = 10, .logprob = -0.5f, .rank = 1, .n_top = 2, .flags = SK_ITEM_PROMPT}, top);
+    sk_wire_tokens_item(
+        &b, &(struct sk_wire_item){.id = 10, .logprob = -0.5f, .rank = 1, .n_top = 2, .flags = SK_ITEM_PROMPT}, top);
     sk_wire_tokens_item(&b, &(struct sk_wire_item){.id = 11, .logprob = -0.25f, .rank = 2}, NULL);
     sk_wire_tokens_entry(&b, &(struct sk_wire_entry){.job = 2, .choice = 4, .finish = SK_FINISH_EOS, .reason = 2});
     assert_int_equal(sk_wire_tokens_end(&b, at, 2), 0);
@@ -232,10 +239,14 @@ static void test_full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_hello, setup, teardown),  cmocka_unit_test_setup_teardown(test_state, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_prompt, setup, teardown), cmocka_unit_test_setup_teardown(test_seq, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_small, setup, teardown),  cmocka_unit_test_setup_teardown(test_tokens, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_tokens_empty, setup, teardown), cmocka_unit_test_setup_teardown(test_full, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hello, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_state, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_prompt, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_seq, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_small, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tokens, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_tokens_empty, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_full, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -43,7 +43,11 @@ uint32_t front_submit(struct front *f, const struct front_req *r)
     uint32_t first = f->n_seq;
     sk_assert(sk_wire_put_prompt(&f->in, job, r->n_choice, r->prompt, r->n_prompt) == 0);
     for (uint32_t c = 0; c < r->n_choice; c++) {
-        struct sk_wire_seq s = {.job = job, .choice = c, .n_list = (uint32_t)sk_params_list_len(&r->params), .n_done = r->n_done, .params = r->params};
+        struct sk_wire_seq s = {.job = job,
+                                .choice = c,
+                                .n_list = (uint32_t)sk_params_list_len(&r->params),
+                                .n_done = r->n_done,
+                                .params = r->params};
         sk_assert(sk_wire_put_seq(&f->in, &s, r->list, r->done) == 0);
         sk_assert(f->n_seq < FRONT_MAX_SEQS);
         struct front_seq *q = &f->seqs[f->n_seq++];

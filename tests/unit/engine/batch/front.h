@@ -1,4 +1,5 @@
-/* A daemon in miniature: hands frames to a batch manager and collects what comes back, per sequence. Asserts on failure. */
+/* A daemon in miniature: hands frames to a batch manager and collects what comes back, per sequence. Asserts on
+ * failure. */
 #ifndef SK_FRONT_H
 #define SK_FRONT_H
 #include <stdbool.h>
@@ -33,7 +34,7 @@ struct front {
     struct sk_buf in, out;
     struct front_seq *seqs;
     uint32_t n_seq, n_open;
-    uint64_t n_frame;    /* TOKENS frames so far */
+    uint64_t n_frame; /* TOKENS frames so far */
     uint64_t last_job;
 };
 

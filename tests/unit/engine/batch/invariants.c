@@ -17,7 +17,8 @@ static void check_group(const struct sk_kvpool *p, uint32_t g)
     }
     int32_t prev = SK_KV_NONE;
     for (int32_t i = gr->idle_first; i != SK_KV_NONE; prev = i, i = gr->blocks[i].next, n_idle++) {
-        sk_assert(gr->blocks[i].refs == 0 && gr->blocks[i].node != SK_KV_NONE && gr->blocks[i].prev == prev && !seen[i]);
+        sk_assert(gr->blocks[i].refs == 0 && gr->blocks[i].node != SK_KV_NONE && gr->blocks[i].prev == prev &&
+                  !seen[i]);
         seen[i] = 1;
     }
     sk_assert(prev == gr->idle_last && n_idle == gr->n_idle);

@@ -63,8 +63,9 @@ float pretend_logprob(const struct sk_loop_conf *c, const int32_t *tok, uint32_t
     return logprob_of(hash_text(c, tok, n, n_prompt), id);
 }
 
-uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uint32_t n_prompt, const struct sk_params *p, const int32_t *list, uint32_t choice,
-                        int32_t *ret, uint32_t *ret_finish)
+uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uint32_t n_prompt,
+                        const struct sk_params *p, const int32_t *list, uint32_t choice, int32_t *ret,
+                        uint32_t *ret_finish)
 {
     int32_t tok[PRETEND_MAX_LEN];
     memcpy(tok, prompt, n_prompt * sizeof *tok);
@@ -85,9 +86,15 @@ uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uin
 struct sk_rank *pretend_new(const struct sk_loop_conf *c)
 {
     struct sk_rank *r = sk_calloc(1, sizeof *r);
-    sk_assert(r && c->max_seqs <= PRETEND_MAX_SLOT && c->max_len <= PRETEND_MAX_LEN && c->max_row <= 4096 && c->kv.block_tok <= 32);
+    sk_assert(r && c->max_seqs <= PRETEND_MAX_SLOT && c->max_len <= PRETEND_MAX_LEN && c->max_row <= 4096 &&
+              c->kv.block_tok <= 32);
     r->conf = *c;
-    r->lim = (struct sk_plan_limits){.max_slot = c->max_seqs, .max_len = c->max_len, .n_vocab = PRETEND_VOCAB, .n_group = c->kv.n_group, .max_row = c->max_row, .max_result = c->max_row};
+    r->lim = (struct sk_plan_limits){.max_slot = c->max_seqs,
+                                     .max_len = c->max_len,
+                                     .n_vocab = PRETEND_VOCAB,
+                                     .n_group = c->kv.n_group,
+                                     .max_row = c->max_row,
+                                     .max_result = c->max_row};
     for (uint32_t g = 0; g < c->kv.n_group; g++) {
         sk_assert(c->kv.n_blk[g] <= PRETEND_MAX_BLK);
         r->lim.n_blk[g] = c->kv.n_blk[g];
@@ -108,7 +115,8 @@ void pretend_free(struct sk_rank *r)
 static void put_row(struct sk_rank *r, const struct pretend_slot *s, uint64_t h, int32_t id, int32_t n_top)
 {
     struct sk_result_row *row = &r->rows[r->n_row++];
-    *row = (struct sk_result_row){.id = id, .logprob = logprob_of(h, id), .rank = 1, .n_top = n_top > 0 ? (uint32_t)n_top : 0};
+    *row = (struct sk_result_row){
+        .id = id, .logprob = logprob_of(h, id), .rank = 1, .n_top = n_top > 0 ? (uint32_t)n_top : 0};
     for (uint32_t i = 0; i < row->n_top; i++) {
         row->top[i].id = (int32_t)i;
         row->top[i].logprob = logprob_of(h, (int32_t)i);

@@ -1,6 +1,7 @@
-/* A rank that pretends (linked in place of engine/model/step.c): it keeps slots, block tables and a cache as a real one does, but what it caches for a
- * position is a hash of the text up to there and of its arithmetic class. Each row checks that every position it would attend to holds
- * what it must: a block that was shared, evicted or dropped wrongly cannot go unseen. What it draws is a function of that hash, seed and choice. */
+/* A rank that pretends (linked in place of engine/model/step.c): it keeps slots, block tables and a cache as a real one
+ * does, but what it caches for a position is a hash of the text up to there and of its arithmetic class. Each row
+ * checks that every position it would attend to holds what it must: a block that was shared, evicted or dropped wrongly
+ * cannot go unseen. What it draws is a function of that hash, seed and choice. */
 #ifndef SK_PRETEND_H
 #define SK_PRETEND_H
 #include <stdint.h>
@@ -12,9 +13,11 @@ struct sk_rank *pretend_new(const struct sk_loop_conf *c);
 void pretend_bind(struct sk_rank *r, const struct sk_loop *l); /* whose reference counts it checks when it writes */
 void pretend_free(struct sk_rank *r);
 
-/* What a request must give, computed straight: ids into ret (at most max_gen), returns their number; *ret_finish as the leader says. */
-uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uint32_t n_prompt, const struct sk_params *p, const int32_t *list, uint32_t choice,
-                        int32_t *ret, uint32_t *ret_finish);
+/* What a request must give, computed straight: ids into ret (at most max_gen), returns their number; *ret_finish as the
+ * leader says. */
+uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uint32_t n_prompt,
+                        const struct sk_params *p, const int32_t *list, uint32_t choice, int32_t *ret,
+                        uint32_t *ret_finish);
 /* Log-prob of token tok[n] after tok[0..n). */
 float pretend_logprob(const struct sk_loop_conf *c, const int32_t *tok, uint32_t n, uint32_t n_prompt, int32_t id);
 

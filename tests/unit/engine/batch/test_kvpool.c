@@ -15,7 +15,8 @@ enum { BT = 4, MAX_TEXT = 256 };
 static struct sk_kvpool *open_pool(uint32_t n_blk, bool classes_equal)
 {
     struct sk_kvpool *p;
-    struct sk_kvpool_conf c = {.n_group = 1, .block_tok = BT, .n_blk = {n_blk}, .keep = true, .classes_equal = classes_equal};
+    struct sk_kvpool_conf c = {
+        .n_group = 1, .block_tok = BT, .n_blk = {n_blk}, .keep = true, .classes_equal = classes_equal};
     assert_int_equal(sk_kvpool_open(&c, &p), 0);
     return p;
 }
@@ -207,7 +208,8 @@ static void test_first(void **state)
 /* A windowed group needs only what is inside its window: blocks that it dropped do not spoil the hit. */
 static void test_window(void **state)
 {
-    struct sk_kvpool_conf c = {.n_group = 2, .block_tok = BT, .window = {0, 6}, .n_blk = {20, 20}, .keep = true, .classes_equal = true};
+    struct sk_kvpool_conf c = {
+        .n_group = 2, .block_tok = BT, .window = {0, 6}, .n_blk = {20, 20}, .keep = true, .classes_equal = true};
     struct sk_kvpool *p;
     struct holder a, b;
     int32_t taken[20];
@@ -233,7 +235,8 @@ static void test_window(void **state)
 /* Nodes without blocks of their own use nodes up: then the longest idle texts make room, or entering waits. */
 static void test_nodes_run_out(void **state)
 {
-    struct sk_kvpool_conf c = {.n_group = 1, .block_tok = BT, .window = {5}, .n_blk = {4}, .keep = true, .classes_equal = true};
+    struct sk_kvpool_conf c = {
+        .n_group = 1, .block_tok = BT, .window = {5}, .n_blk = {4}, .keep = true, .classes_equal = true};
     struct sk_kvpool *p;
     struct holder a;
     int rc = 0;
@@ -261,9 +264,9 @@ static void test_nodes_run_out(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_take_and_put), cmocka_unit_test(test_keys),    cmocka_unit_test(test_classes_equal),
-        cmocka_unit_test(test_eviction),     cmocka_unit_test(test_twins),   cmocka_unit_test(test_no_keep),
-        cmocka_unit_test(test_first),        cmocka_unit_test(test_window),  cmocka_unit_test(test_nodes_run_out),
+        cmocka_unit_test(test_take_and_put), cmocka_unit_test(test_keys),   cmocka_unit_test(test_classes_equal),
+        cmocka_unit_test(test_eviction),     cmocka_unit_test(test_twins),  cmocka_unit_test(test_no_keep),
+        cmocka_unit_test(test_first),        cmocka_unit_test(test_window), cmocka_unit_test(test_nodes_run_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,7 +21,13 @@ struct rig {
 
 static struct sk_loop_conf small_conf(void)
 {
-    struct sk_loop_conf c = {.max_seqs = 8, .max_row = 32, .max_len = 128, .max_queue = 64, .n_vocab = PRETEND_VOCAB, .n_eos = 1, .eos = {PRETEND_EOS}};
+    struct sk_loop_conf c = {.max_seqs = 8,
+                             .max_row = 32,
+                             .max_len = 128,
+                             .max_queue = 64,
+                             .n_vocab = PRETEND_VOCAB,
+                             .n_eos = 1,
+                             .eos = {PRETEND_EOS}};
     c.kv = (struct sk_kvpool_conf){.n_group = 1, .block_tok = 4, .n_blk = {64}, .keep = true, .classes_equal = true};
     return c;
 }
@@ -58,12 +64,14 @@ static void ramp(int32_t *tok, uint32_t n, int32_t first)
         tok[i] = (first + (int32_t)i * 7) % PRETEND_VOCAB;
 }
 
-/* The answer, its end and its log-probs, against what the request gives alone. n_done tokens of it were given and are not delivered. */
+/* The answer, its end and its log-probs, against what the request gives alone. n_done tokens of it were given and are
+ * not delivered. */
 static void expect_alone(const struct rig *r, uint32_t seq, const struct front_req *q)
 {
     const struct front_seq *s = &r->front.seqs[seq];
     int32_t want[PRETEND_MAX_LEN], text[2 * PRETEND_MAX_LEN];
-    uint32_t finish, n = pretend_expect(&r->conf, q->prompt, q->n_prompt, &q->params, q->list, s->choice, want, &finish);
+    uint32_t finish,
+        n = pretend_expect(&r->conf, q->prompt, q->n_prompt, &q->params, q->list, s->choice, want, &finish);
     uint32_t n_score = q->params.n_prompt_logprobs >= 0 && q->n_done == 0 ? q->n_prompt - 1 : 0;
     assert_int_equal(s->finish, finish);
     assert_int_equal(s->n_item, n_score + n - q->n_done);
@@ -118,7 +126,8 @@ static void make_request(struct workload *w, uint32_t i, const struct sk_loop_co
     ramp(w->prompt[i], n_stem, (int32_t)roll(d, N_STEM));
     for (uint32_t k = n_stem; k < n; k++)
         w->prompt[i][k] = (int32_t)roll(d, roll(d, 2) ? 2 : PRETEND_VOCAB);
-    *q = (struct front_req){.prompt = w->prompt[i], .n_prompt = n, .n_choice = roll(d, 4) ? 1 : 1 + roll(d, 5), .list = w->stop[i]};
+    *q = (struct front_req){
+        .prompt = w->prompt[i], .n_prompt = n, .n_choice = roll(d, 4) ? 1 : 1 + roll(d, 5), .list = w->stop[i]};
     sk_params_default(&q->params);
     q->params.seed = roll(d, 5);
     q->params.salt = roll(d, 6) == 0;
@@ -142,7 +151,9 @@ static void expect_cancelled(const struct rig *r, uint32_t seq, const struct fro
 {
     const struct front_seq *s = &r->front.seqs[seq];
     int32_t want[PRETEND_MAX_LEN], got[FRONT_MAX_ITEMS];
-    uint32_t finish, n = pretend_expect(&r->conf, q->prompt, q->n_prompt, &q->params, q->list, s->choice, want, &finish), n_got = front_answer(s, got);
+    uint32_t finish,
+        n = pretend_expect(&r->conf, q->prompt, q->n_prompt, &q->params, q->list, s->choice, want, &finish),
+        n_got = front_answer(s, got);
     assert_true(s->finish == SK_FINISH_CANCEL || s->finish == finish);
     assert_true(n_got <= n - q->n_done);
     assert_memory_equal(got, want + q->n_done, n_got * sizeof *got);
@@ -230,7 +241,8 @@ static void test_random_windows(void **state)
 
 /* ---- single properties ---- */
 
-/* The whole prompt is cached, to the last full block: its last token is computed all the same, and what is drawn is right. */
+/* The whole prompt is cached, to the last full block: its last token is computed all the same, and what is drawn is
+ * right. */
 static void test_full_hit(void **state)
 {
     struct rig r;
@@ -262,10 +274,10 @@ static void test_never_fits(void **state)
     ramp(prompt, 200, 3);
     c.kv.n_blk[0] = 8;
     rig_open(&r, &c);
-    struct front_req big = greedy(prompt, 20, 14), fits = greedy(prompt, 20, 13), prompt_only = greedy(prompt, 40, 1), full = greedy(prompt, 128, 1),
-                     longer = greedy(prompt, 200, 1);
-    uint32_t a = front_submit(&r.front, &big), b = front_submit(&r.front, &prompt_only), d = front_submit(&r.front, &full),
-             e = front_submit(&r.front, &longer), f = front_submit(&r.front, &fits);
+    struct front_req big = greedy(prompt, 20, 14), fits = greedy(prompt, 20, 13), prompt_only = greedy(prompt, 40, 1),
+                     full = greedy(prompt, 128, 1), longer = greedy(prompt, 200, 1);
+    uint32_t a = front_submit(&r.front, &big), b = front_submit(&r.front, &prompt_only),
+             d = front_submit(&r.front, &full), e = front_submit(&r.front, &longer), f = front_submit(&r.front, &fits);
     run_checked(&r);
     assert_int_equal(r.front.seqs[a].finish, SK_FINISH_ERROR);
     assert_int_equal(r.front.seqs[a].reason, SK_ENOBLK);
@@ -455,7 +467,8 @@ static void test_readmit(void **state)
     rig_close(&r);
 }
 
-/* Prompt log-probs come in the pieces that chunks make, once each, also over a preemption; and nothing is drawn where max_tokens is 0. */
+/* Prompt log-probs come in the pieces that chunks make, once each, also over a preemption; and nothing is drawn where
+ * max_tokens is 0. */
 static void test_prompt_logprobs(void **state)
 {
     struct rig r;
@@ -688,15 +701,24 @@ static void test_beat(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),          cmocka_unit_test(test_random_windows),
-        cmocka_unit_test(test_full_hit),        cmocka_unit_test(test_never_fits),
-        cmocka_unit_test(test_preempt),         cmocka_unit_test(test_shared_prompt),
-        cmocka_unit_test(test_cancel_leader),   cmocka_unit_test(test_cancel),
-        cmocka_unit_test(test_salt_and_no_cache), cmocka_unit_test(test_classes),
-        cmocka_unit_test(test_readmit),         cmocka_unit_test(test_prompt_logprobs),
-        cmocka_unit_test(test_ends),            cmocka_unit_test(test_queue_full),
-        cmocka_unit_test(test_priority),        cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_protocol),        cmocka_unit_test(test_hello),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_random_windows),
+        cmocka_unit_test(test_full_hit),
+        cmocka_unit_test(test_never_fits),
+        cmocka_unit_test(test_preempt),
+        cmocka_unit_test(test_shared_prompt),
+        cmocka_unit_test(test_cancel_leader),
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_salt_and_no_cache),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_readmit),
+        cmocka_unit_test(test_prompt_logprobs),
+        cmocka_unit_test(test_ends),
+        cmocka_unit_test(test_queue_full),
+        cmocka_unit_test(test_priority),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_protocol),
+        cmocka_unit_test(test_hello),
         cmocka_unit_test(test_beat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -87,12 +87,14 @@ static void is_run(const struct state *s, uint32_t i, const struct sk_seq *q, ui
     assert_int_equal(s->out.run[i].want, want);
 }
 
-/* Decode rows come first out of the budget, the rest goes to the oldest chunk; in the plan the prompt class stands first. */
+/* Decode rows come first out of the budget, the rest goes to the oldest chunk; in the plan the prompt class stands
+ * first. */
 static void test_budget(void **unused)
 {
     struct state s;
     state_open(&s, 60, 16, 8);
-    struct sk_seq *old = add_running(&s, 40, 0, 8, 0), *a = add_running(&s, 8, 3, 10, 100), *b = add_running(&s, 8, 1, 8, 200);
+    struct sk_seq *old = add_running(&s, 40, 0, 8, 0), *a = add_running(&s, 8, 3, 10, 100),
+                  *b = add_running(&s, 8, 1, 8, 200);
     struct sk_seq *mid = add_running(&s, 30, 0, 4, 300);
     next(&s);
     assert_int_equal(s.out.n_run, 3); /* nothing is left for mid */
@@ -131,7 +133,8 @@ static void test_classes(void **unused)
     state_close(&s);
 }
 
-/* Prompt log-probs: none for positions whose log-probs were delivered before a preemption; no row for the last position. */
+/* Prompt log-probs: none for positions whose log-probs were delivered before a preemption; no row for the last
+ * position. */
 static void test_scores(void **unused)
 {
     struct state s;
@@ -157,7 +160,8 @@ static void test_preempt(void **unused)
 {
     struct state s;
     state_open(&s, 9, 16, 8);
-    struct sk_seq *a = add_running(&s, 8, 5, 12, 0), *b = add_running(&s, 8, 5, 12, 100), *c = add_running(&s, 8, 4, 11, 200);
+    struct sk_seq *a = add_running(&s, 8, 5, 12, 0), *b = add_running(&s, 8, 5, 12, 100),
+                  *c = add_running(&s, 8, 4, 11, 200);
     next(&s);
     assert_int_equal(s.out.n_preempt, 1);
     assert_ptr_equal(s.out.preempt[0], c);
@@ -182,7 +186,8 @@ static void test_preempt_shared(void **unused)
 {
     struct state s;
     state_open(&s, 6, 16, 8);
-    struct sk_seq *a = add_running(&s, 8, 5, 12, 0), *b = add_running(&s, 8, 5, 12, 100), *c = add_running(&s, 8, 1, 0, 200);
+    struct sk_seq *a = add_running(&s, 8, 5, 12, 0), *b = add_running(&s, 8, 5, 12, 100),
+                  *c = add_running(&s, 8, 1, 0, 200);
     memcpy(s.table[3], b->blk[0], 2 * sizeof(int32_t)); /* c holds two of b's, and nothing else */
     s.pool->groups[0].blocks[b->blk[0][0]].refs++;
     s.pool->groups[0].blocks[b->blk[0][1]].refs++;
@@ -237,7 +242,8 @@ static void test_no_evict(void **unused)
     }
 }
 
-/* The same prompt twice: the second waits while the first computes it, unless it must not read the cache or has another salt. */
+/* The same prompt twice: the second waits while the first computes it, unless it must not read the cache or has another
+ * salt. */
 static void test_coming(void **unused)
 {
     struct state s;
@@ -287,9 +293,9 @@ static void test_peak(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budget),         cmocka_unit_test(test_classes),   cmocka_unit_test(test_scores),
-        cmocka_unit_test(test_preempt),        cmocka_unit_test(test_preempt_shared), cmocka_unit_test(test_admission),
-        cmocka_unit_test(test_no_evict),       cmocka_unit_test(test_coming),    cmocka_unit_test(test_peak),
+        cmocka_unit_test(test_budget),   cmocka_unit_test(test_classes),        cmocka_unit_test(test_scores),
+        cmocka_unit_test(test_preempt),  cmocka_unit_test(test_preempt_shared), cmocka_unit_test(test_admission),
+        cmocka_unit_test(test_no_evict), cmocka_unit_test(test_coming),         cmocka_unit_test(test_peak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

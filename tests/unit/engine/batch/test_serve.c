@@ -1,4 +1,5 @@
-/* The leader's loop over a real socket, in a process of its own: answers, a daemon that does not read, QUIT, a daemon that goes away, sleep. */
+/* The leader's loop over a real socket, in a process of its own: answers, a daemon that does not read, QUIT, a daemon
+ * that goes away, sleep. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,12 +22,19 @@ enum { EXIT_OK = 0, EXIT_PROTO = 3, EXIT_OTHER = 4 };
 
 static struct sk_loop_conf small_conf(void)
 {
-    struct sk_loop_conf c = {.max_seqs = 8, .max_row = 32, .max_len = 128, .max_queue = 300, .n_vocab = PRETEND_VOCAB, .n_eos = 1, .eos = {PRETEND_EOS}};
+    struct sk_loop_conf c = {.max_seqs = 8,
+                             .max_row = 32,
+                             .max_len = 128,
+                             .max_queue = 300,
+                             .n_vocab = PRETEND_VOCAB,
+                             .n_eos = 1,
+                             .eos = {PRETEND_EOS}};
     c.kv = (struct sk_kvpool_conf){.n_group = 1, .block_tok = 4, .n_blk = {64}, .keep = true, .classes_equal = true};
     return c;
 }
 
-/* The engine's side; never returns. Its exit says how serving ended, and that its memory did not grow past the channel's maximum. */
+/* The engine's side; never returns. Its exit says how serving ended, and that its memory did not grow past the
+ * channel's maximum. */
 static void engine(int fd, size_t max_out)
 {
     struct sk_loop_conf c = small_conf();
@@ -155,7 +163,8 @@ static void test_garbage(void **state)
     assert_int_equal(link_close(&k), EXIT_PROTO);
 }
 
-/* The daemon asks for far more than the channel holds and does not read: the engine stops stepping, does not grow, and goes on where it stopped. */
+/* The daemon asks for far more than the channel holds and does not read: the engine stops stepping, does not grow, and
+ * goes on where it stopped. */
 static void test_stalled(void **state)
 {
     enum { N = 200, EACH = 100 };
@@ -195,7 +204,8 @@ static void test_idle(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quit), cmocka_unit_test(test_gone), cmocka_unit_test(test_garbage), cmocka_unit_test(test_stalled), cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_quit),    cmocka_unit_test(test_gone), cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_stalled), cmocka_unit_test(test_idle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,7 +125,6 @@ static void say(struct sk_job *j, struct sk_buf *b, size_t at)
     const struct sk_job_event ev = {.choice = e->choice, .entry = e};
     if (!(j->cancelled >> e->choice & 1))
         j->req.cb(j->req.arg, j, &ev);
-    sk_buf_done(b);
 }
 
 static void put_item(struct sk_buf *b, int32_t id, int32_t n_top, bool prompt)
@@ -146,27 +145,27 @@ static void put_item(struct sk_buf *b, int32_t id, int32_t n_top, bool prompt)
 void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint32_t n, enum sk_finish finish, int32_t reason)
 {
     const struct sk_wire_entry e = {.choice = choice, .n_item = n, .finish = finish, .reason = reason, .n_cached = 1};
-    struct sk_buf b;
+    struct sk_buf *b = &pretend.frame;
     size_t at;
-    sk_buf_init(&b, 1 << 20);
-    sk_wire_tokens_begin(&b, &at, 1);
-    sk_wire_tokens_entry(&b, &e);
+    sk_buf_clear(b);
+    sk_wire_tokens_begin(b, &at, 1);
+    sk_wire_tokens_entry(b, &e);
     for (uint32_t i = 0; i < n; i++)
-        put_item(&b, ids[i], j->params.n_logprobs, false);
-    say(j, &b, at);
+        put_item(b, ids[i], j->params.n_logprobs, false);
+    say(j, b, at);
 }
 
 void pretend_prompt(struct sk_job *j, uint32_t choice)
 {
     const struct sk_wire_entry e = {.choice = choice, .n_item = j->req.n_prompt - 1};
-    struct sk_buf b;
+    struct sk_buf *b = &pretend.frame;
     size_t at;
-    sk_buf_init(&b, 1 << 20);
-    sk_wire_tokens_begin(&b, &at, 1);
-    sk_wire_tokens_entry(&b, &e);
+    sk_buf_clear(b);
+    sk_wire_tokens_begin(b, &at, 1);
+    sk_wire_tokens_entry(b, &e);
     for (uint32_t i = 1; i < j->req.n_prompt; i++)
-        put_item(&b, j->prompt[i], j->params.n_prompt_logprobs, true);
-    say(j, &b, at);
+        put_item(b, j->prompt[i], j->params.n_prompt_logprobs, true);
+    say(j, b, at);
 }
 
 /* --- the template helper --- */
@@ -205,6 +204,8 @@ void pretend_open(void)
     pretend = (struct pretend){.engine = SK_ENGINE_READY};
     struct sk_server *s = &pretend.server;
     struct sk_model *m = &s->models[0];
+    sk_buf_init(&pretend.frame, 1 << 20);
+    assert_int_equal(sk_buf_reserve(&pretend.frame, 1 << 16), 0);
     sk_conf_defaults(&pretend.conf);
     pretend.conf.generation_defaults = false;
     s->conf = &pretend.conf;
@@ -228,13 +229,22 @@ void pretend_close(void)
         assert_true(pretend.jobs[i].freed);
     sk_token_free(m->token);
     sk_vocab_close(m->vocab);
+    sk_buf_done(&pretend.frame);
+}
+
+void pretend_begin(struct sk_http_req *r, const char *method, const char *path)
+{
+    *r = (struct sk_http_req){.method = method, .path = path};
+    sk_buf_init(&r->queue, 1 << 20);
+    sk_buf_init(&r->reply, 1 << 20);
+    assert_int_equal(sk_buf_reserve(&r->queue, 1 << 16), 0);
+    assert_int_equal(sk_buf_reserve(&r->reply, 1 << 16), 0);
 }
 
 void pretend_post(struct sk_http_req *r, const char *path, const char *body)
 {
-    *r = (struct sk_http_req){.method = "POST", .path = path, .body = body};
-    sk_buf_init(&r->queue, 1 << 20);
-    sk_buf_init(&r->reply, 1 << 20);
+    pretend_begin(r, "POST", path);
+    r->body = body;
     sk_api_request(&pretend.server, r);
 }
 

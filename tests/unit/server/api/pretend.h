@@ -37,11 +37,14 @@ extern struct pretend {
     sk_tmpl_cb *render_cb;  /* of the rendering that goes on; NULL = none */
     void *render_arg;
     int cancelled_render;
+    struct sk_buf frame;    /* of the engine */
 } pretend;
 
 void pretend_open(void);
 void pretend_close(void);
-/* POSTs; the exchange is the caller's, ended by pretend_end. */
+/* An exchange for sk_api_request, ended by pretend_end. From here on nothing that is pretended allocates. */
+void pretend_begin(struct sk_http_req *r, const char *method, const char *path);
+/* Begins one and POSTs. */
 void pretend_post(struct sk_http_req *r, const char *path, const char *body);
 void pretend_end(struct sk_http_req *r); /* the last byte is out: on_free */
 void pretend_leave(struct sk_http_req *r); /* the client goes away: on_gone, then on_free */

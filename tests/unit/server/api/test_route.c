@@ -53,9 +53,7 @@ static void expect_error(const char *path, const char *body, int status, const c
 
 static void call(struct sk_http_req *r, const char *method, const char *path)
 {
-    *r = (struct sk_http_req){.method = method, .path = path};
-    sk_buf_init(&r->queue, 1 << 20);
-    sk_buf_init(&r->reply, 1 << 20);
+    pretend_begin(r, method, path);
     sk_api_request(&pretend.server, r);
 }
 
@@ -352,8 +350,8 @@ static void test_keys(void **state)
     call(&r, "GET", "/ready");
     assert_int_equal(r.status, 200);
     pretend_end(&r);
-    r = (struct sk_http_req){.method = "GET", .path = "/v1/models", .authorization = "Bearer k1"};
-    sk_buf_init(&r.reply, 1 << 20);
+    pretend_begin(&r, "GET", "/v1/models");
+    r.authorization = "Bearer k1";
     sk_api_request(&pretend.server, &r);
     assert_int_equal(r.status, 200);
     pretend_end(&r);
@@ -370,8 +368,10 @@ static void test_out_of_memory(void **state)
         struct sk_http_req r;
         pretend.n_job = 0;
         assert_true(n < 1000);
+        pretend_begin(&r, "POST", COMPLETIONS);
+        r.body = body;
         sk_mem_fail_at(n, 0);
-        pretend_post(&r, COMPLETIONS, body);
+        sk_api_request(&pretend.server, &r);
         for (uint32_t i = 0; i < 4 && r.status == 0 && pretend.n_job == 2; i++)
             pretend_tokens(&pretend.jobs[i / 2], i % 2, &a, 1, SK_FINISH_LENGTH, 0);
         sk_mem_fail_at(0, 0);
