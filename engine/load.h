@@ -5,7 +5,6 @@
 #include "comm/base/conf.h"
 #include "comm/base/err.h"
 #include "comm/dir/dir.h"
-#include "engine/batch/kvpool.h"
 #include "engine/batch/loop.h"
 #include "engine/batch/record.h"
 #include "engine/model/step.h"

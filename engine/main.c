@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "comm/base/log.h"
-#include "comm/base/mem.h"
 #include "engine/bench.h"
 #include "engine/load.h"
 

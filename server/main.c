@@ -104,6 +104,7 @@ static void on_state(void *arg)
     sk_engine_status(d.server.engines[0], &st);
     if (st.state == SK_ENGINE_READY) {
         sk_log(SK_LOG_INFO, "ready");
+        d.server.models[0].max_len = st.hello.max_len; /* less than the model's where memory is short */
         d.was_ready = true;
     } else if (st.state == SK_ENGINE_FAILED) {
         give_up(st.text);

@@ -104,7 +104,8 @@ int sk_wire_put_cancel(struct sk_buf *b, uint64_t job, uint32_t choice);
 int sk_wire_put_stats(struct sk_buf *b, const struct sk_wire_stats *s);
 int sk_wire_put_beat(struct sk_buf *b, uint64_t number, uint64_t step);
 int sk_wire_put_quit(struct sk_buf *b);
-/* TOKENS is written piece by piece: begin, then entries each followed by its items, then end. */
+/* TOKENS is written piece by piece: begin, then entries each followed by its items, then end; a frame of no
+ * entries is taken out again. */
 void sk_wire_tokens_begin(struct sk_buf *b, size_t *ret_at, uint64_t step);
 void sk_wire_tokens_entry(struct sk_buf *b, const struct sk_wire_entry *e);
 void sk_wire_tokens_item(struct sk_buf *b, const struct sk_wire_item *it, const struct sk_wire_top *top);

@@ -1,6 +1,4 @@
 /* Decisions -> blocks, slots, and the bytes of the plan. */
-#include <string.h>
-
 #include "engine/batch/loop.h"
 
 static uint32_t blocks(uint32_t n_pos, uint32_t block_tok)

@@ -1,6 +1,4 @@
 /* Result rows -> tokens of sequences, blocks of the prefix tree, entries of the TOKENS frame. */
-#include <string.h>
-
 #include "engine/batch/loop.h"
 
 static struct sk_wire_entry entry_of(const struct sk_seq *q)

@@ -1,5 +1,4 @@
 /* Frames of the daemon -> jobs and sequences. */
-#include <stdio.h>
 #include <string.h>
 
 #include "comm/base/mem.h"

@@ -89,7 +89,7 @@ struct sk_seq_job *sk_seq_job_new(struct sk_seqs *s, uint64_t id)
         return NULL;
     s->jobs_free = j->next;
     struct sk_seq_job **at = bucket_of(s, id);
-    *j = (struct sk_seq_job){.id = id, .next = *at, .used = true};
+    *j = (struct sk_seq_job){.id = id, .next = *at};
     *at = j;
     return j;
 }

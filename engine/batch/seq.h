@@ -26,7 +26,6 @@ struct sk_seq_job {
     uint32_t n_prompt, n_choice, n_come, n_live; /* choices that will come, have come, have not ended */
     struct sk_seq *seqs;                         /* the live ones, by job_next */
     struct sk_seq_job *next;                     /* in its bucket, or in the list of free ones */
-    bool used;
 };
 
 struct sk_seq {

@@ -1,5 +1,6 @@
-/* Attention of a tile of query rows over one split of positions. Both products, scores = q K and out = p V, are sums over an outer index of
- * (one number per row) x (32 neighbours), so that every load of K and V serves all rows of the tile. */
+/* Attention of a tile of query rows over one split of positions. Both products, scores = q K and out = p V, are sums
+ * over an outer index of (one number per row) x (32 neighbours), so that every load of K and V serves all rows of the
+ * tile. */
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
 
@@ -8,10 +9,10 @@ enum { LD_Q = SK_ATTN_MAX_HEAD_DIM + 16, LD_S = SK_SPLIT_TOK + 16 };
 
 struct tile {
     const struct sk_attn_tile *t;
-    uint32_t n;                 /* rows that count, of `height` computed */
-    int height;                 /* 1, 2, 3, 4, 6, 8 or 12 */
-    uint32_t first, last;       /* positions of the split that some row sees: first..last */
-    uint32_t lo[SK_ATTN_TILE], hi[SK_ATTN_TILE]; /* row r sees lo[r]..hi[r]; none if lo > hi */
+    uint32_t n;                                         /* rows that count, of `height` computed */
+    int height;                                         /* 1, 2, 3, 4, 6, 8 or 12 */
+    uint32_t first, last;                               /* positions of the split that some row sees: first..last */
+    uint32_t lo[SK_ATTN_TILE], hi[SK_ATTN_TILE];        /* row r sees lo[r]..hi[r]; none if lo > hi */
     float q[SK_ATTN_TILE][LD_Q], s[SK_ATTN_TILE][LD_S]; /* scaled queries; scores, then their exponentials */
 };
 
@@ -27,59 +28,69 @@ static const void *block_of(const struct sk_attn_tile *t, uint32_t pos)
 {
     const struct sk_kv_layer *kv = t->kv;
     const uint64_t head_bytes = (uint64_t)2 * SK_KV_BLOCK * kv->head_stride * (kv->dtype == SK_F16 ? 2 : 4);
-    const uint64_t blk = (uint64_t)t->table[pos / SK_KV_BLOCK];
-    return (const char *)(uintptr_t)kv->data.a + blk * kv->block_bytes + t->kv_head * head_bytes; // NOLINT(performance-no-int-to-ptr)
+    const char *base = (const char *)(uintptr_t)kv->data.a; // NOLINT(performance-no-int-to-ptr)
+    return base + (uint64_t)t->table[pos / SK_KV_BLOCK] * kv->block_bytes + t->kv_head * head_bytes;
 }
 
-/* s[r][0..31] = q[r] . K, for the 32 positions of a block. A low tile (decoding) waits for memory: it asks for the keys of the next block, and for
- * the values of this one, which are needed last, into the second-level cache. */
+/* s[r][0..31] = q[r] . K, for the 32 positions of a block. A low tile (decoding) waits for memory: it asks for the keys
+ * of the next block, and for the values of this one, which are needed last, into the second-level cache. */
 INLINE void scores(const struct tile *t, const void *k, const void *next_k, float *s, const int m, const bool half)
 {
     const uint32_t line = SK_KV_BLOCK * (half ? 2 : 4), block = line * t->t->kv->head_stride; /* bytes */
     __m512 acc[SK_ATTN_TILE][2];
 
-    UNROLL for (int r = 0; r < m; r++)
+    UNROLL
+    for (int r = 0; r < m; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
     for (uint32_t d = 0; d < t->t->kv->head_dim; d++) {
         __m512 k0 = load_kv(k, d * SK_KV_BLOCK, half), k1 = load_kv(k, d * SK_KV_BLOCK + 16, half);
-        if (m <= 4)
-            UNROLL for (uint32_t i = 0; i < line; i += 64) {
+        if (m <= 4) {
+            UNROLL
+            for (uint32_t i = 0; i < line; i += 64) {
                 _mm_prefetch((const char *)next_k + d * line + i, _MM_HINT_T0);
                 _mm_prefetch((const char *)k + block + d * line + i, _MM_HINT_T1);
             }
-        UNROLL for (int r = 0; r < m; r++) {
+        }
+        UNROLL
+        for (int r = 0; r < m; r++) {
             __m512 q = _mm512_set1_ps(t->q[r][d]);
             acc[r][0] = _mm512_fmadd_ps(q, k0, acc[r][0]);
             acc[r][1] = _mm512_fmadd_ps(q, k1, acc[r][1]);
         }
     }
-    UNROLL for (int r = 0; r < m; r++) {
+    UNROLL
+    for (int r = 0; r < m; r++) {
         _mm512_storeu_ps(s + r * LD_S, acc[r][0]);
         _mm512_storeu_ps(s + r * LD_S + 16, acc[r][1]);
     }
 }
 
 /* acc[r] += p[r] . V[from..to), w vectors of columns, where every row sees all of from..to. */
-INLINE void values(const float *p, const void *v, size_t ld, uint32_t from, uint32_t to, __m512 acc[][2], const int m, const int w,
-                   const bool half)
+INLINE void values(const float *p, const void *v, size_t ld, uint32_t from, uint32_t to, __m512 acc[][2], const int m,
+                   const int w, const bool half)
 {
     for (uint32_t i = from; i < to; i++) {
-        UNROLL for (int c = 0; c < w; c++) {
+        UNROLL
+        for (int c = 0; c < w; c++) {
             __m512 vc = load_kv(v, i * ld + 16 * (size_t)c, half);
-            UNROLL for (int r = 0; r < m; r++)
+            UNROLL
+            for (int r = 0; r < m; r++)
                 acc[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[r * LD_S + i]), vc, acc[r][c]);
         }
     }
 }
 
-/* The same where some rows see less: those keep what they have, for 0 * NaN would not be nothing. Bit i of sees[r]: row r sees entry i. */
-INLINE void values_masked(const float *p, const void *v, size_t ld, const uint32_t *sees, uint32_t from, uint32_t to, __m512 acc[][2],
-                          const int m, const int w, const bool half)
+/* The same where some rows see less: those keep what they have, for 0 * NaN would not be nothing. Bit i of sees[r]: row
+ * r sees entry i. */
+INLINE void values_masked(const float *p, const void *v, size_t ld, const uint32_t *sees, uint32_t from, uint32_t to,
+                          __m512 acc[][2], const int m, const int w, const bool half)
 {
     for (uint32_t i = from; i < to; i++) {
-        UNROLL for (int c = 0; c < w; c++) {
+        UNROLL
+        for (int c = 0; c < w; c++) {
             __m512 vc = load_kv(v, i * ld + 16 * (size_t)c, half);
-            UNROLL for (int r = 0; r < m; r++) {
+            UNROLL
+            for (int r = 0; r < m; r++) {
                 const __mmask16 k = (__mmask16)(0 - ((sees[r] >> i) & 1));
                 acc[r][c] = _mm512_mask3_fmadd_ps(_mm512_set1_ps(p[r * LD_S + i]), vc, acc[r][c], k);
             }
@@ -96,7 +107,8 @@ static uint32_t seen(uint32_t pos, uint32_t lo, uint32_t hi)
     return hi - pos < 31 ? bits & (UINT32_MAX >> (31 - (hi - pos))) : bits;
 }
 
-/* What each of the tile's rows sees of the block at pos, all of it within *ret_from..*ret_to - 1. Returns true if all see the same. */
+/* What each of the tile's rows sees of the block at pos, all of it within *ret_from..*ret_to - 1. Returns true if all
+ * see the same. */
 static bool block_range(const struct tile *t, uint32_t pos, uint32_t *sees, uint32_t *ret_from, uint32_t *ret_to)
 {
     uint32_t any = 0, all = UINT32_MAX;
@@ -112,12 +124,14 @@ static bool block_range(const struct tile *t, uint32_t pos, uint32_t *sees, uint
 }
 
 /* ret->out[r][d..d + 16 w) of all rows. */
-INLINE void sum_columns(const struct tile *t, struct sk_attn_part *ret, size_t d, const int m, const int w, const bool half)
+INLINE void sum_columns(const struct tile *t, struct sk_attn_part *ret, size_t d, const int m, const int w,
+                        const bool half)
 {
     const size_t ld = t->t->kv->head_stride;
     __m512 acc[SK_ATTN_TILE][2];
 
-    UNROLL for (int r = 0; r < m; r++)
+    UNROLL
+    for (int r = 0; r < m; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
     for (uint32_t b = t->first / SK_KV_BLOCK; b <= t->last / SK_KV_BLOCK; b++) {
         uint32_t sees[SK_ATTN_TILE], from, to;
@@ -128,10 +142,15 @@ INLINE void sum_columns(const struct tile *t, struct sk_attn_part *ret, size_t d
         else
             values_masked(p, v, ld, sees, from, to, acc, m, w, half);
     }
-    UNROLL for (int r = 0; r < m; r++)
-        UNROLL for (int c = 0; c < w; c++)
-            if ((uint32_t)r < t->n)
-                _mm512_storeu_ps(ret->out[t->t->part_row + (uint32_t)r] + d + 16 * (size_t)c, acc[r][c]);
+    UNROLL
+    for (int r = 0; r < m; r++) {
+        if ((uint32_t)r == t->n)
+            break;
+        float *out = ret->out[t->t->part_row + (uint32_t)r] + d;
+        _mm512_storeu_ps(out, acc[r][0]);
+        if (w == 2)
+            _mm512_storeu_ps(out + 16, acc[r][1]);
+    }
 }
 
 INLINE void sum_values(const struct tile *t, struct sk_attn_part *ret, const int m, const bool half)
@@ -145,7 +164,8 @@ INLINE void sum_values(const struct tile *t, struct sk_attn_part *ret, const int
         sum_columns(t, ret, d, m, 1, half);
 }
 
-/* Scores of one row -> exponentials, maximum and sum. Positions that the row does not see may hold anything: selected away. */
+/* Scores of one row -> exponentials, maximum and sum. Positions that the row does not see may hold anything: selected
+ * away. */
 static void softmax(struct tile *t, uint32_t r, struct sk_attn_part *ret)
 {
     const uint32_t base = t->first / SK_SPLIT_TOK * SK_SPLIT_TOK;
@@ -192,12 +212,11 @@ INLINE void run(struct tile *t, struct sk_attn_part *ret, const int m, const boo
 INLINE void run_height(struct tile *t, struct sk_attn_part *ret, const bool half)
 {
     switch (t->height) {
-#define HEIGHT(m)                                                                                                                          \
-    case m:                                                                                                                                \
-        run(t, ret, m, half);                                                                                                              \
-        break;
+// clang-format off
+#define HEIGHT(m) case m: run(t, ret, m, half); break;
         HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(6) HEIGHT(8) HEIGHT(12)
 #undef HEIGHT
+        // clang-format on
     }
 }
 

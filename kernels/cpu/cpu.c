@@ -19,14 +19,14 @@ void sk_cpu_run(struct sk_cpu *cpu, uint32_t n_item, uint64_t n_float, sk_pool_f
         fn(ctx, i, 0);
 }
 
-/* Fresh pages: zeroed, and paid for when touched. What is big begins on a huge page and asks for more of them: streaming through 4 KiB pages costs
- * a tenth of the bandwidth. */
+/* Fresh pages: zeroed, and paid for when touched. What is big begins on a huge page and asks for more of them:
+ * streaming through 4 KiB pages costs a tenth of the bandwidth. */
 static void *map_pages(uint64_t bytes)
 {
     const uint64_t slack = bytes >= HUGE_BYTES ? HUGE_BYTES : 0;
     if (bytes > SIZE_MAX - slack)
         return NULL;
-    char *p = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *p = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
     if (slack > 0) {

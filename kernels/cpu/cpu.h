@@ -1,5 +1,5 @@
-/* The x86 backend: ops that cut their work into items for the pool; the kernels of ktab.h do the items. Backend memory is the host's, and an
- * op is done when its call returns. Owner of all here: the rank's control thread. */
+/* The x86 backend: ops that cut their work into items for the pool; the kernels of ktab.h do the items. Backend memory
+ * is the host's, and an op is done when its call returns. Owner of all here: the rank's control thread. */
 #ifndef SK_CPU_H
 #define SK_CPU_H
 #include "kernels/cpu/ktab.h"
@@ -24,11 +24,12 @@ static inline void *sk_cpu_ptr(struct sk_dev d)
     return (void *)(uintptr_t)d.a; // NOLINT(performance-no-int-to-ptr): the handle is the address
 }
 
-/* sk_pool_run, but on the caller alone where the op as a whole (n_float: how many floats pass through a vector unit, roughly) is not worth waking
- * anybody. */
+/* sk_pool_run, but on the caller alone where the op as a whole (n_float: how many floats pass through a vector unit,
+ * roughly) is not worth waking anybody. */
 void sk_cpu_run(struct sk_cpu *cpu, uint32_t n_item, uint64_t n_float, sk_pool_fn fn, void *ctx);
 
-uint64_t sk_cpu_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head, uint32_t head_stride);
+uint64_t sk_cpu_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head,
+                               uint32_t head_stride);
 void sk_cpu_embed(struct sk_backend *be, const struct sk_op_embed *op);
 void sk_cpu_norm(struct sk_backend *be, const struct sk_op_norm *op);
 void sk_cpu_linear(struct sk_backend *be, const struct sk_op_linear *op);

@@ -1,8 +1,7 @@
-/* GEMM on f32, f16 and bf16 weights: f32 multiply-adds on f32 activations, one chain per output, in the order of the inputs. */
+/* GEMM on f32, f16 and bf16 weights: f32 multiply-adds on f32 activations, one chain per output, in the order of the
+ * inputs. */
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
-
-/* What is computed at once is m rows by n panels: few rows take several panels, so that chains enough hide the latency of a multiply-add. */
 
 enum { AHEAD_BYTES = 1024 }; /* prefetch distance, in each panel */
 
@@ -27,29 +26,34 @@ INLINE void load_w2(enum sk_dtype dtype, const uint8_t *w, size_t k, __m512 ret[
 }
 
 /* x: m rows of a tile ld_x rows high. */
-INLINE void slab(enum sk_dtype dtype, const uint8_t *w, size_t panel_stride, const float *x, size_t ld_x, uint32_t n_k, const int m,
-                 const int n, __m512 *acc)
+INLINE void slab(enum sk_dtype dtype, const uint8_t *w, size_t panel_stride, const float *x, size_t ld_x, uint32_t n_k,
+                 const int m, const int n, __m512 *acc)
 {
     uint32_t k = 0;
 
     for (; k + 2 <= n_k; k += 2, x += 2 * ld_x) {
-        UNROLL for (int c = 0; c < n; c++) {
+        UNROLL
+        for (int c = 0; c < n; c++) {
             const uint8_t *wc = w + c * panel_stride;
             __m512 v[2];
             load_w2(dtype, wc, k, v);
             _mm_prefetch((const char *)wc + k * (dtype == SK_F32 ? 64 : 32) + AHEAD_BYTES, _MM_HINT_T0);
-            UNROLL for (int r = 0; r < m; r++) {
+            UNROLL
+            for (int r = 0; r < m; r++) {
                 acc[c * m + r] = _mm512_fmadd_ps(v[0], _mm512_set1_ps(x[r]), acc[c * m + r]);
                 acc[c * m + r] = _mm512_fmadd_ps(v[1], _mm512_set1_ps(x[ld_x + (size_t)r]), acc[c * m + r]);
             }
         }
     }
-    if (k < n_k) /* not bf16: its slabs are even */
-        UNROLL for (int c = 0; c < n; c++) {
+    if (k < n_k) { /* not bf16: its slabs are even */
+        UNROLL
+        for (int c = 0; c < n; c++) {
             __m512 v = load_w(dtype, w + c * panel_stride, k);
-            UNROLL for (int r = 0; r < m; r++)
+            UNROLL
+            for (int r = 0; r < m; r++)
                 acc[c * m + r] = _mm512_fmadd_ps(v, _mm512_set1_ps(x[r]), acc[c * m + r]);
         }
+    }
 }
 
 /* Rows of a tile from `first`. */
@@ -65,17 +69,21 @@ INLINE void piece_panels(enum sk_dtype dtype, const struct piece *t, uint32_t pa
     const struct sk_pack *p = g->pack;
     __m512 acc[SK_TILE_ROWS];
 
-    UNROLL for (int i = 0; i < m * n; i++)
+    UNROLL
+    for (int i = 0; i < m * n; i++)
         acc[i] = _mm512_setzero_ps();
     for (uint32_t s = 0; s < p->n_slab; s++) {
         const uint8_t *w = g->weight + s * p->slab_stride + panel * p->panel_stride;
-        slab(dtype, w, p->panel_stride, t->x + (size_t)s * p->slab_k * t->height + t->first, t->height, p->slab_k, m, n, acc);
+        slab(dtype, w, p->panel_stride, t->x + (size_t)s * p->slab_k * t->height + t->first, t->height, p->slab_k, m, n,
+             acc);
     }
     const uint32_t row = t->row + t->first;
-    UNROLL for (int c = 0; c < n; c++) {
+    UNROLL
+    for (int c = 0; c < n; c++) {
         const size_t column = (size_t)(panel + (uint32_t)c) * SK_PANEL;
         __m512 bias = g->bias != NULL ? _mm512_loadu_ps(g->bias + column) : _mm512_setzero_ps();
-        UNROLL for (int r = 0; r < m; r++) {
+        UNROLL
+        for (int r = 0; r < m; r++) {
             float *out = g->out + (row + (uint32_t)r) * g->ld_out + column;
             __m512 v = _mm512_add_ps(acc[c * m + r], bias);
             if (g->add)
@@ -86,7 +94,8 @@ INLINE void piece_panels(enum sk_dtype dtype, const struct piece *t, uint32_t pa
 }
 
 /* Panels n at a time, then one by one. */
-INLINE void piece(enum sk_dtype dtype, const struct piece *t, uint32_t panel, uint32_t n_panel, const int m, const int n)
+INLINE void piece(enum sk_dtype dtype, const struct piece *t, uint32_t panel, uint32_t n_panel, const int m,
+                  const int n)
 {
     uint32_t end = panel + n_panel;
 
@@ -96,8 +105,10 @@ INLINE void piece(enum sk_dtype dtype, const struct piece *t, uint32_t panel, ui
         piece_panels(dtype, t, panel, m, 1);
 }
 
-/* A tile in pieces of 16, 8, 4, 2, 1 rows. */
-INLINE void gemm(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
+/* A tile in pieces of 16, 8, 4, 2, 1 rows: low ones take several panels at once, so that chains enough hide the latency
+ * of a multiply-add. */
+INLINE void gemm(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row,
+                 uint32_t n_row)
 {
     struct piece t = {.g = g, .x = (const float *)g->x + (size_t)row * g->pack->n_in, .row = row, .height = n_row};
 

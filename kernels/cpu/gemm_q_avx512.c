@@ -3,7 +3,8 @@
 /* VPMADDUBSW would saturate (255 * 127 * 2): even and odd bytes are widened and multiplied apart. */
 static inline __m512i dot4(__m512i acc, __m512i w, __m512i x)
 {
-    __m512i even = _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
+    __m512i even =
+        _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
     __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(x, 8));
     return _mm512_add_epi32(acc, _mm512_add_epi32(even, odd));
 }

@@ -1,19 +1,21 @@
 /* GEMM on q8 and q4 weights; a body that is built once per way to multiply bytes. The including file defines first
  *   dot4(acc, w, x): acc[i] + sum of w[4i + j] * x[4i + j] for j = 0..3, w unsigned bytes, x signed ones, exactly.
  *
- * Per output and block of 32: acc = fma(float(sum of w * q), dw * dx, acc), and for q4 then acc = fma(m, dx * sum(q), acc). */
+ * Per output and block of 32: acc = fma(float(sum of w * q), dw * dx, acc), and for q4 then acc = fma(m, dx * sum(q),
+ * acc). */
 #ifndef SK_GEMM_Q_AVX512_H
 #define SK_GEMM_Q_AVX512_H
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
 
-/* How far ahead of its use a weight is asked for: found by measuring; more would crowd the first-level cache. Weights come from memory once a step,
- * and the hardware's prefetchers stop at every 4 KiB. */
+/* How far ahead of its use a weight is asked for: found by measuring; more would crowd the first-level cache. Weights
+ * come from memory once a step, and the hardware's prefetchers stop at every 4 KiB. */
 enum { AHEAD_BYTES = 12 << 10 };
 
 INLINE void prefetch(const uint8_t *p, int bytes)
 {
-    UNROLL for (int i = 0; i < bytes; i += 64)
+    UNROLL
+    for (int i = 0; i < bytes; i += 64)
         _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
 }
 
@@ -29,16 +31,19 @@ INLINE void block_q4(const uint8_t *w, const uint8_t *scales, const uint8_t *x, 
     const float *dx = (const float *)(x + 32 * m), *sum = dx + m;
     __m512i lo[4], hi[4];
 
-    UNROLL for (int g = 0; g < 4; g++) {
+    UNROLL
+    for (int g = 0; g < 4; g++) {
         __m512i v = _mm512_loadu_si512(w + 64 * g);
         lo[g] = _mm512_and_si512(v, low);
         hi[g] = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
     }
     __m512 d = load_f16(scales), off = load_f16(scales + 32);
-    UNROLL for (int r = 0; r < m; r++) {
+    UNROLL
+    for (int r = 0; r < m; r++) {
         const uint8_t *q = x + 32 * r;
         __m512i dot = _mm512_setzero_si512();
-        UNROLL for (int g = 0; g < 4; g++) {
+        UNROLL
+        for (int g = 0; g < 4; g++) {
             dot = dot4(dot, lo[g], _mm512_set1_epi32(load_i32(q + 4 * g)));
             dot = dot4(dot, hi[g], _mm512_set1_epi32(load_i32(q + 16 + 4 * g)));
         }
@@ -54,13 +59,16 @@ INLINE void block_q8(const uint8_t *w, const uint8_t *scales, const uint8_t *x, 
     const uint8_t *correction = x + 36 * m;
     __m512i v[8];
 
-    UNROLL for (int g = 0; g < 8; g++)
+    UNROLL
+    for (int g = 0; g < 8; g++)
         v[g] = _mm512_loadu_si512(w + 64 * g);
     __m512 d = load_f16(scales);
-    UNROLL for (int r = 0; r < m; r++) {
+    UNROLL
+    for (int r = 0; r < m; r++) {
         const uint8_t *q = x + 32 * r;
         __m512i dot = _mm512_set1_epi32(load_i32(correction + 4 * r));
-        UNROLL for (int g = 0; g < 8; g++)
+        UNROLL
+        for (int g = 0; g < 8; g++)
             dot = dot4(dot, v[g], _mm512_set1_epi32(load_i32(q + 4 * g)));
         acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d, _mm512_set1_ps(dx[r])), acc[r]);
     }
@@ -76,7 +84,8 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
     for (uint32_t end = panel + n_panel; panel < end; panel++) {
         const uint8_t *x = tile;
         __m512 acc[SK_TILE_ROWS];
-        UNROLL for (int r = 0; r < m; r++)
+        UNROLL
+        for (int r = 0; r < m; r++)
             acc[r] = _mm512_setzero_ps();
         for (uint32_t s = 0; s < p->n_slab; s++) {
             const uint8_t *w = g->weight + s * p->slab_stride + panel * p->panel_stride;
@@ -95,7 +104,8 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
         }
         __m512 bias = g->bias != NULL ? _mm512_loadu_ps(g->bias + panel * SK_PANEL) : _mm512_setzero_ps();
         float *out = g->out + row * g->ld_out + panel * SK_PANEL;
-        UNROLL for (int r = 0; r < m; r++) {
+        UNROLL
+        for (int r = 0; r < m; r++) {
             acc[r] = _mm512_add_ps(acc[r], bias);
             if (g->add)
                 acc[r] = _mm512_add_ps(_mm512_loadu_ps(out + (size_t)r * g->ld_out), acc[r]);
@@ -105,16 +115,16 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
 }
 
 /* A tile of each height is a function of its own: its accumulators are registers. */
-INLINE void gemm_q(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row, const bool q4)
+INLINE void gemm_q(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                   const bool q4)
 {
     switch (n_row) {
-#define HEIGHT(m)                                                                                                                          \
-    case m:                                                                                                                                \
-        panels(g, panel, n_panel, row, m, q4);                                                                                             \
-        break;
+// clang-format off
+#define HEIGHT(m) case m: panels(g, panel, n_panel, row, m, q4); break;
         HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6) HEIGHT(7) HEIGHT(8)
         HEIGHT(9) HEIGHT(10) HEIGHT(11) HEIGHT(12) HEIGHT(13) HEIGHT(14) HEIGHT(15) HEIGHT(16)
 #undef HEIGHT
+        // clang-format on
     }
 }
 

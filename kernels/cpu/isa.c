@@ -14,11 +14,11 @@ const char *sk_isa_name(enum sk_isa isa)
 }
 
 /* Bits of CPUID leaves; Intel SDM volume 2A, table 3-8. */
-enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29 };                                      /* 1: ecx */
-enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 };              /* 7.0: ebx */
-static const unsigned AVX512VL = 1u << 31;                                                      /* 7.0: ebx */
-enum { AVX512_VNNI = 1 << 11 };                                                                 /* 7.0: ecx */
-enum { AVX512_BF16 = 1 << 5 };                                                                  /* 7.1: eax */
+enum { OSXSAVE = 1 << 27, FMA = 1 << 12, F16C = 1 << 29 };                         /* 1: ecx */
+enum { AVX2 = 1 << 5, AVX512F = 1 << 16, AVX512DQ = 1 << 17, AVX512BW = 1 << 30 }; /* 7.0: ebx */
+static const unsigned AVX512VL = 1u << 31;                                         /* 7.0: ebx */
+enum { AVX512_VNNI = 1 << 11 };                                                    /* 7.0: ecx */
+enum { AVX512_BF16 = 1 << 5 };                                                     /* 7.1: eax */
 enum { XCR0_AVX512 = 0xe6 }; /* the system saves XMM, YMM, opmask, upper halves of ZMM0-15, ZMM16-31 */
 
 static bool all(unsigned bits, unsigned of)

@@ -37,18 +37,22 @@ static void tile_item(void *ctx, uint32_t item, int worker)
 {
     const struct job *job = ctx;
     const struct sk_pack *p = job->g.pack;
-    const uint32_t n_part = ceil_div(p->n_in, TILE_ITEM), row = item / n_part * SK_TILE_ROWS, from = item % n_part * TILE_ITEM;
+    const uint32_t n_part = ceil_div(p->n_in, TILE_ITEM), row = item / n_part * SK_TILE_ROWS,
+                   from = item % n_part * TILE_ITEM;
     const uint32_t n_row = tile_rows(job, item / n_part);
-    char *to = (char *)job->cpu->scratch + row * sk_tile_row_bytes(p->dtype, p->n_in) + n_row * sk_tile_row_bytes(p->dtype, from);
+    char *to = (char *)job->cpu->scratch + row * sk_tile_row_bytes(p->dtype, p->n_in) +
+               n_row * sk_tile_row_bytes(p->dtype, from);
 
-    job->cpu->k.tile[p->dtype](job->x + row * job->ld_x + from, job->ld_x, n_row, min_of(p->n_in - from, TILE_ITEM), to);
+    job->cpu->k.tile[p->dtype](job->x + row * job->ld_x + from, job->ld_x, n_row, min_of(p->n_in - from, TILE_ITEM),
+                               to);
 }
 
 static void gemm_item(void *ctx, uint32_t item, int worker)
 {
     const struct job *job = ctx;
     const struct sk_pack *p = job->g.pack;
-    const uint32_t panel = item / job->n_row_part * job->item_panels, n_panel = min_of(p->n_panel - panel, job->item_panels);
+    const uint32_t panel = item / job->n_row_part * job->item_panels,
+                   n_panel = min_of(p->n_panel - panel, job->item_panels);
     const uint32_t first = item % job->n_row_part * job->part_tiles, end = min_of(first + job->part_tiles, job->n_tile);
 
     for (uint32_t tile = first; tile < end; tile++)

@@ -1,5 +1,5 @@
-/* The logits ops: a row is one item. Filtering and drawing are those of kernels/ref/sample.h; here they get a few hundred candidates instead of a
- * vocabulary. */
+/* The logits ops: a row is one item. Filtering and drawing are those of kernels/ref/sample.h; here they get a few
+ * hundred candidates instead of a vocabulary. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -24,7 +24,8 @@ struct room {
 
 static bool grow_room(struct sk_cpu *cpu, uint32_t n_vocab)
 {
-    const size_t bytes = (n_vocab * (sizeof(struct sk_cand) + sizeof(float) + sizeof(int32_t) + sizeof(uint32_t)) + 63) & ~(size_t)63;
+    const size_t bytes =
+        (n_vocab * (sizeof(struct sk_cand) + sizeof(float) + sizeof(int32_t) + sizeof(uint32_t)) + 63) & ~(size_t)63;
     if (bytes == cpu->row_scratch_bytes)
         return true;
     sk_free(cpu->row_scratch);
@@ -67,8 +68,8 @@ static void process_item(void *ctx, uint32_t r, int worker)
     if (!(s->flags & SK_SAMP_PROCESS))
         return;
     memcpy(row, row_at(op->logits, op, r), op->ld * sizeof *row);
-    sk_logits_row(s, sk_cpu_ptr(op->list), (const int32_t *)sk_cpu_ptr(op->token) + (size_t)s->slot * op->max_len, op->n_vocab, row,
-                  room_of(job, worker).count);
+    sk_logits_row(s, sk_cpu_ptr(op->list), (const int32_t *)sk_cpu_ptr(op->token) + (size_t)s->slot * op->max_len,
+                  op->n_vocab, row, room_of(job, worker).count);
 }
 
 void sk_cpu_logits_process(struct sk_backend *be, const struct sk_op_logits *op)
@@ -76,8 +77,8 @@ void sk_cpu_logits_process(struct sk_backend *be, const struct sk_op_logits *op)
     run_rows(be, op, process_item);
 }
 
-/* A limit that at least k logits of the row exceed, and not many more; -INFINITY where the parts do not tell. By bisection below the largest;
- * the largest logits of k parts are k logits. */
+/* A limit that at least k logits of the row exceed, and not many more; -INFINITY where the parts do not tell. By
+ * bisection below the largest; the largest logits of k parts are k logits. */
 static float reached_by(const struct sk_ktab *t, const float *row, uint32_t n, uint32_t k)
 {
     float part[SK_PART_MAX];
@@ -96,10 +97,10 @@ static float reached_by(const struct sk_ktab *t, const float *row, uint32_t n, u
     return low;
 }
 
-/* Drops what no filter of `s` would keep, so that the filters see few. Sets *ret_s to s for what is left: ids in room->id, rising, logits in
- * room->x. Returns how many; 0: nothing was dropped, the row is to be taken as it is. */
-static uint32_t shortlist(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n, struct room *room,
-                          struct sk_samp *ret_s)
+/* Drops what no filter of `s` would keep, so that the filters see few. Sets *ret_s to s for what is left: ids in
+ * room->id, rising, logits in room->x. Returns how many; 0: nothing was dropped, the row is to be taken as it is. */
+static uint32_t shortlist(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n,
+                          struct room *room, struct sk_samp *ret_s)
 {
     const float max = t->max(row, n), z_max = max / s->temperature;
     float limit;
@@ -147,10 +148,12 @@ static int32_t draw(const struct sk_samp *s, const struct sk_cand *cand, uint32_
 
 static bool filtered(const struct sk_samp *s)
 {
-    return s->top_k > 0 || s->top_p < 1 || s->min_p > 0 || s->typical_p < 1 || s->epsilon_cutoff > 0 || s->eta_cutoff > 0;
+    return s->top_k > 0 || s->top_p < 1 || s->min_p > 0 || s->typical_p < 1 || s->epsilon_cutoff > 0 ||
+           s->eta_cutoff > 0;
 }
 
-static int32_t sample_row(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n, struct room *room)
+static int32_t sample_row(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n,
+                          struct room *room)
 {
     struct sk_samp rest;
 
@@ -176,7 +179,8 @@ static void sample_item(void *ctx, uint32_t r, int worker)
     struct room room = room_of(job, worker);
 
     if (!(s->flags & SK_SAMP_TARGET))
-        *token = sample_row(&job->cpu->k, s, row_at(s->flags & SK_SAMP_PROCESS ? op->work : op->logits, op, r), op->n_vocab, &room);
+        *token = sample_row(&job->cpu->k, s, row_at(s->flags & SK_SAMP_PROCESS ? op->work : op->logits, op, r),
+                            op->n_vocab, &room);
     ((struct sk_result_row *)sk_cpu_ptr(op->result))[r].id = *token;
 }
 

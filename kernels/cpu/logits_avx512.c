@@ -1,4 +1,5 @@
-/* One pass each over a row of logits. Where NaN may come, the operand order of max and the ordered comparisons leave it out. */
+/* One pass each over a row of logits. Where NaN may come, the operand order of max and the ordered comparisons leave it
+ * out. */
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
 
@@ -12,12 +13,14 @@ INLINE __m512 load(const float *x, uint32_t i, uint32_t n)
 
 static float max_of(const float *x, uint32_t n)
 {
-    __m512 max[4] = {_mm512_set1_ps(minus_inf), _mm512_set1_ps(minus_inf), _mm512_set1_ps(minus_inf), _mm512_set1_ps(minus_inf)};
+    __m512 max[4] = {_mm512_set1_ps(minus_inf), _mm512_set1_ps(minus_inf), _mm512_set1_ps(minus_inf),
+                     _mm512_set1_ps(minus_inf)};
     uint32_t i = 0;
 
     for (; i + 64 <= n; i += 64)
-        UNROLL for (uint32_t j = 0; j < 4; j++)
-            max[j] = _mm512_max_ps(_mm512_loadu_ps(x + i + 16 * j), max[j]);
+        UNROLL
+    for (uint32_t j = 0; j < 4; j++)
+        max[j] = _mm512_max_ps(_mm512_loadu_ps(x + i + 16 * j), max[j]);
     for (; i < n; i += 16)
         max[0] = _mm512_max_ps(load(x, i, n), max[0]);
     return _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(max[0], max[1]), _mm512_max_ps(max[2], max[3])));
@@ -77,8 +80,8 @@ static uint32_t collect(const float *x, uint32_t n, float limit, int32_t *ret_id
     return count;
 }
 
-/* Puts x[id] in its place among ids[0..n) by falling value; the last one falls out when there are n_top. Ids come in rising order, so only a
- * greater value passes one that is there. */
+/* Puts x[id] in its place among ids[0..n) by falling value; the last one falls out when there are n_top. Ids come in
+ * rising order, so only a greater value passes one that is there. */
 static uint32_t insert(const float *x, int32_t id, int32_t *ids, uint32_t n, uint32_t n_top)
 {
     uint32_t at = n < n_top ? n : n_top - 1;
@@ -166,8 +169,8 @@ INLINE __m512 negate(__m512 x)
     return _mm512_xor_ps(x, _mm512_set1_ps(-0.0f));
 }
 
-/* Gumbel noise of tokens token..token + 63; token is a multiple of 64. Counter lane 4l + k is quad 4k + l, so that the 4 x 4 transpositions inside
- * 128-bit lanes leave words and tokens in the same order. */
+/* Gumbel noise of tokens token..token + 63; token is a multiple of 64. Counter lane 4l + k is quad 4k + l, so that the
+ * 4 x 4 transpositions inside 128-bit lanes leave words and tokens in the same order. */
 INLINE void gumbel(const struct sk_samp *s, uint32_t token, __m512 ret[4])
 {
     const __m512i quad = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -177,8 +180,10 @@ INLINE void gumbel(const struct sk_samp *s, uint32_t token, __m512 ret[4])
     philox(s->seed, c);
     __m512i a = _mm512_unpacklo_epi32(c[0], c[1]), b = _mm512_unpacklo_epi32(c[2], c[3]);
     __m512i d = _mm512_unpackhi_epi32(c[0], c[1]), e = _mm512_unpackhi_epi32(c[2], c[3]);
-    __m512i word[4] = {_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(d, e), _mm512_unpackhi_epi64(d, e)};
-    UNROLL for (int i = 0; i < 4; i++) {
+    __m512i word[4] = {_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b), _mm512_unpacklo_epi64(d, e),
+                       _mm512_unpackhi_epi64(d, e)};
+    UNROLL
+    for (int i = 0; i < 4; i++) {
         __m512 u = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32(word[i], 9)), _mm512_set1_ps(0.5f));
         ret[i] = negate(log_ps(negate(log_ps(_mm512_mul_ps(u, _mm512_set1_ps(0x1p-23f))))));
     }

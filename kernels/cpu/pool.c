@@ -12,7 +12,8 @@
 #include "comm/base/clock.h"
 #include "comm/base/mem.h"
 
-/* A worker outlasts the host's part of a step (plan, frames: some 100 us) spinning, so that a busy engine never pays a wake-up. */
+/* A worker outlasts the host's part of a step (plan, frames: some 100 us) spinning, so that a busy engine never pays a
+ * wake-up. */
 enum { SPIN_NS = 300 * 1000, YIELD_NS = 20 * 1000 };
 
 struct worker {
@@ -21,9 +22,10 @@ struct worker {
     int index;
 };
 
-/* A job is published by storing `claim`: job number in the high half, unclaimed items in the low half. A worker takes an item by counting the
- * low half down with compare-and-swap; while that succeeds the job is unfinished, so fn, ctx and n_item are its own. A worker that comes late
- * finds nothing to claim and touches nothing: the caller waits for items, never for workers. */
+/* A job is published by storing `claim`: job number in the high half, unclaimed items in the low half. A worker takes
+ * an item by counting the low half down with compare-and-swap; while that succeeds the job is unfinished, so fn, ctx
+ * and n_item are its own. A worker that comes late finds nothing to claim and touches nothing: the caller waits for
+ * items, never for workers. */
 struct sk_pool {
     _Atomic uint64_t claim;
     _Atomic(sk_pool_fn) fn;
@@ -34,8 +36,9 @@ struct sk_pool {
     char apart_too[64];
     _Atomic int n_sleeping;
     _Atomic bool quit;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of n_wake */
     pthread_cond_t wake;
+    unsigned n_wake;
     int n_thread;
     struct worker worker[SK_POOL_MAX_THREAD]; /* [0] is the caller: unused */
 };
@@ -67,16 +70,18 @@ static void work(struct sk_pool *p, int worker)
     }
 }
 
-static void sleep_until_item(struct sk_pool *p)
+static void sleep_until_woken(struct sk_pool *p)
 {
     pthread_mutex_lock(&p->lock);
+    const unsigned before = p->n_wake;
     atomic_fetch_add(&p->n_sleeping, 1); /* before the look at claim: see sk_pool_run */
-    while (!has_item(p) && !atomic_load(&p->quit))
+    while (!has_item(p) && p->n_wake == before)
         pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->n_sleeping, 1);
     pthread_mutex_unlock(&p->lock);
 }
 
+/* A worker that was woken spins, even if the job that woke it is done by then: the next one is near. */
 static void *worker_main(void *arg)
 {
     struct worker *w = arg;
@@ -86,13 +91,14 @@ static void *worker_main(void *arg)
     while (!atomic_load(&p->quit)) {
         if (has_item(p)) {
             work(p, w->index);
-            until = sk_clock_ns() + SPIN_NS;
         } else if (sk_clock_ns() < until) {
             for (int i = 0; i < 16 && !has_item(p); i++)
                 relax();
+            continue;
         } else {
-            sleep_until_item(p);
+            sleep_until_woken(p);
         }
+        until = sk_clock_ns() + SPIN_NS;
     }
     return NULL;
 }
@@ -100,6 +106,7 @@ static void *worker_main(void *arg)
 static void wake_all(struct sk_pool *p)
 {
     pthread_mutex_lock(&p->lock);
+    p->n_wake++;
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
 }
@@ -159,7 +166,9 @@ static int pin_all(struct sk_pool *p, struct sk_err *err)
     int rc = sched_getaffinity(0, sizeof mask, &mask);
     for (int i = 0; rc == 0 && i < p->n_thread; i++)
         rc = pin_to(i == 0 ? pthread_self() : p->worker[i].thread, &mask, i);
-    return rc == 0 ? 0 : sk_err_set(err, SK_EUNAVAIL, "pin", "cannot pin %d threads to CPUs of the affinity mask", p->n_thread);
+    return rc == 0
+               ? 0
+               : sk_err_set(err, SK_EUNAVAIL, "pin", "cannot pin %d threads to CPUs of the affinity mask", p->n_thread);
 }
 
 int sk_pool_open(int n_thread, bool pin, struct sk_pool **ret, struct sk_err *err)

@@ -1,6 +1,6 @@
-/* Threads that share the items of one job after the other. The caller is worker 0 and there is one caller. Workers spin for a short while
- * after a job, then sleep: an idle pool uses no CPU. Items are claimed one by one, so who runs which is left open: fn must give the same
- * result whoever does. */
+/* Threads that share the items of one job after the other. The caller is worker 0 and there is one caller. Workers spin
+ * for a short while after a job, then sleep: an idle pool uses no CPU. Items are claimed one by one, so who runs which
+ * is left open: fn must give the same result whoever does. */
 #ifndef SK_POOL_H
 #define SK_POOL_H
 #include <stdbool.h>
@@ -14,12 +14,13 @@ typedef void (*sk_pool_fn)(void *ctx, uint32_t item, int worker);
 
 struct sk_pool;
 
-/* n_thread = 0: sk_pool_cpus(). pin: thread i stays on the i-th CPU of the affinity mask, the caller too. -SK_EINVAL (too many threads),
- * -SK_ENOMEM, -SK_EUNAVAIL (no thread or no pinning). */
+/* n_thread = 0: sk_pool_cpus(). pin: thread i stays on the i-th CPU of the affinity mask, the caller too. -SK_EINVAL
+ * (too many threads), -SK_ENOMEM, -SK_EUNAVAIL (no thread or no pinning). */
 int sk_pool_open(int n_thread, bool pin, struct sk_pool **ret, struct sk_err *err);
 void sk_pool_close(struct sk_pool *p); /* NULL is allowed; no job may be running */
 int sk_pool_size(const struct sk_pool *p);
-/* fn(ctx, 0..n_item-1, worker), each once; returns when all have returned. What fn wrote is then visible to the caller. */
+/* fn(ctx, 0..n_item-1, worker), each once; returns when all have returned. What fn wrote is then visible to the caller.
+ */
 void sk_pool_run(struct sk_pool *p, uint32_t n_item, sk_pool_fn fn, void *ctx);
 /* CPUs of the affinity mask, at most what the cgroup's CPU quota pays for, at least 1, at most SK_POOL_MAX_THREAD. */
 int sk_pool_cpus(void);

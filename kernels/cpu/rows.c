@@ -38,7 +38,8 @@ static void embed_row(const struct sk_cpu *cpu, const void *arg, uint32_t r)
     const struct sk_op_embed *op = arg;
     const struct sk_rows *rows = op->rows;
     const struct sk_pack *pack = &op->table->pack;
-    const uint32_t pos = ((const uint32_t *)sk_cpu_ptr(rows->pos))[r], slot = ((const uint32_t *)sk_cpu_ptr(rows->slot))[r];
+    const uint32_t pos = ((const uint32_t *)sk_cpu_ptr(rows->pos))[r],
+                   slot = ((const uint32_t *)sk_cpu_ptr(rows->slot))[r];
     const int32_t id = ((const int32_t *)sk_cpu_ptr(rows->token))[(size_t)slot * rows->max_len + pos];
     float *out = row_at(op->out, r, op->ld);
 
@@ -72,8 +73,8 @@ void sk_cpu_embed(struct sk_backend *be, const struct sk_op_embed *op)
 static void norm_row(const struct sk_cpu *cpu, const void *arg, uint32_t r)
 {
     const struct sk_op_norm *op = arg;
-    cpu->k.norm(row_at(op->out, r, op->ld), row_at(op->x, r, op->ld), sk_cpu_ptr(op->weight), sk_cpu_ptr(op->bias), op->dim, op->eps,
-                op->layer);
+    cpu->k.norm(row_at(op->out, r, op->ld), row_at(op->x, r, op->ld), sk_cpu_ptr(op->weight), sk_cpu_ptr(op->bias),
+                op->dim, op->eps, op->layer);
 }
 
 void sk_cpu_norm(struct sk_backend *be, const struct sk_op_norm *op)
@@ -85,10 +86,13 @@ static void rope_kv_row(const struct sk_cpu *cpu, const void *arg, uint32_t r)
 {
     const struct sk_op_rope_kv *op = arg;
     const struct sk_kv_layer *kv = op->kv;
-    const uint32_t pos = ((const uint32_t *)sk_cpu_ptr(op->rows->pos))[r], slot = ((const uint32_t *)sk_cpu_ptr(op->rows->slot))[r];
+    const uint32_t pos = ((const uint32_t *)sk_cpu_ptr(op->rows->pos))[r],
+                   slot = ((const uint32_t *)sk_cpu_ptr(op->rows->slot))[r];
     const int32_t blk = ((const int32_t *)sk_cpu_ptr(op->table))[(size_t)slot * op->ld_table + pos / SK_KV_BLOCK];
-    const float *cos_sin = op->cos_sin.a != 0 ? (const float *)sk_cpu_ptr(op->cos_sin) + (size_t)pos * op->rope_dim : NULL;
-    float *q = row_at(op->qkv, r, op->ld), *k = q + (size_t)op->n_head * kv->head_stride, *v = k + (size_t)kv->n_kv_head * kv->head_stride;
+    const float *cos_sin =
+        op->cos_sin.a != 0 ? (const float *)sk_cpu_ptr(op->cos_sin) + (size_t)pos * op->rope_dim : NULL;
+    float *q = row_at(op->qkv, r, op->ld), *k = q + (size_t)op->n_head * kv->head_stride,
+          *v = k + (size_t)kv->n_kv_head * kv->head_stride;
 
     for (float *head = q; head < v; head += kv->head_stride) {
         const float *weight = sk_cpu_ptr(head < k ? op->q_norm : op->k_norm);
@@ -103,7 +107,8 @@ static void rope_kv_row(const struct sk_cpu *cpu, const void *arg, uint32_t r)
 
 void sk_cpu_rope_kv(struct sk_backend *be, const struct sk_op_rope_kv *op)
 {
-    run_rows(be, op, op->rows->n_row, (uint64_t)(op->n_head + 2 * op->kv->n_kv_head) * op->kv->head_stride * 2, rope_kv_row);
+    run_rows(be, op, op->rows->n_row, (uint64_t)(op->n_head + 2 * op->kv->n_kv_head) * op->kv->head_stride * 2,
+             rope_kv_row);
 }
 
 static void act_row(const struct sk_cpu *cpu, const void *arg, uint32_t r)

@@ -27,19 +27,21 @@ INLINE int32_t load_i32(const void *p)
     return v;
 }
 
-/* e^x: x = n ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts so that n times the first is exact; Taylor series to r^7 (rest 6e-9). 0 below -87,
- * so that nothing denormal slows what follows; Inf above f32's range; NaN stays. */
+/* e^x: x = n ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts so that n times the first is exact; Taylor series to r^7
+ * (rest 6e-9). 0 below -87, so that nothing denormal slows what follows; Inf above f32's range; NaN stays. */
 INLINE __m512 exp_ps(__m512 x)
 {
     static const float coef[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1, 1};
 
     const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87), _CMP_NLT_UQ);
     x = _mm512_min_ps(_mm512_set1_ps(90), x); /* of a NaN, min gives the second operand */
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62ep-1f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.0bfbe8p-15f), r);
     __m512 p = _mm512_set1_ps(coef[0]);
-    UNROLL for (int i = 1; i < 8; i++)
+    UNROLL
+    for (int i = 1; i < 8; i++)
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(coef[i]));
     return _mm512_maskz_scalef_ps(normal, p, n);
 }

@@ -9,7 +9,8 @@ INLINE float sum_of(const float *x, uint32_t dim, float mean, const bool squares
     __m512 acc[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
 
     for (uint32_t i = 0; i < dim; i += 64) {
-        UNROLL for (uint32_t j = 0; j < 4; j++) {
+        UNROLL
+        for (uint32_t j = 0; j < 4; j++) {
             const uint32_t at = i + 16 * j;
             const __mmask16 k = lanes_below(at < dim ? dim - at : 0);
             __m512 v = _mm512_maskz_loadu_ps(k, x + at);
@@ -20,7 +21,8 @@ INLINE float sum_of(const float *x, uint32_t dim, float mean, const bool squares
     return sum_ps(_mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3])));
 }
 
-static void norm(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, float eps, bool layer)
+static void norm(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, float eps,
+                 bool layer)
 {
     const float mean = layer ? sum_of(x, dim, 0, false) / (float)dim : 0;
     const __m512 mu = _mm512_set1_ps(mean);
@@ -79,9 +81,10 @@ static __m256i to_f16(__m512 v)
     return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* A block is, per KV head, keys [head_stride][32 tokens], then values [32 tokens][head_stride]: both are read in the direction in which a vector of
- * 16 wants them. */
-static void kv_put(const struct sk_kv_layer *kv, int32_t blk, uint32_t kv_head, uint32_t entry, const float *k, const float *v)
+/* A block is, per KV head, keys [head_stride][32 tokens], then values [32 tokens][head_stride]: both are read in the
+ * direction in which a vector of 16 wants them. */
+static void kv_put(const struct sk_kv_layer *kv, int32_t blk, uint32_t kv_head, uint32_t entry, const float *k,
+                   const float *v)
 {
     const size_t n = kv->head_stride, at = (size_t)kv_head * 2 * SK_KV_BLOCK * n;
     char *block = (char *)(uintptr_t)kv->data.a + (uint64_t)blk * kv->block_bytes; // NOLINT(performance-no-int-to-ptr)
@@ -115,7 +118,8 @@ INLINE __m512 erfc_ps(__m512 x)
     const __m512 one = _mm512_set1_ps(1);
     __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(x, _mm512_set1_ps(0.3275911f), one)), p = _mm512_set1_ps(coef[0]);
 
-    UNROLL for (int i = 1; i < 5; i++)
+    UNROLL
+    for (int i = 1; i < 5; i++)
         p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(coef[i]));
     return _mm512_mul_ps(_mm512_mul_ps(p, t), exp_ps(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), x)));
 }

@@ -208,13 +208,18 @@ int sk_gen_prompts(struct sk_gen *g, uint32_t n, struct sk_err *err)
     return 0;
 }
 
+/* The field of the request that has the prompt. */
+static const char *what_of(const struct sk_gen *g)
+{
+    return g->kind == SK_API_CHAT ? "messages" : "prompt";
+}
+
 int sk_gen_encode(struct sk_gen *g, uint32_t i, const char *text, size_t n, struct sk_err *err)
 {
     struct sk_gen_prompt *p = &g->prompts[i];
-    const char *what = g->kind == SK_API_CHAT ? "messages" : "prompt";
     size_t max_bytes = (size_t)g->model->max_len * (size_t)sk_vocab_max_token_bytes(g->model->vocab);
     if (n > max_bytes)
-        return sk_err_set(err, SK_ECTX, what,
+        return sk_err_set(err, SK_ECTX, what_of(g),
                           "This model's maximum context length is %u tokens. However, the %s %zu bytes, more than %u "
                           "tokens can have.",
                           g->model->max_len, g->kind == SK_API_CHAT ? "messages have" : "prompt has", n,
@@ -515,8 +520,7 @@ int sk_gen_start(struct sk_gen *g, struct sk_err *err)
         struct sk_gen_prompt *p = &g->prompts[i];
         truncate_prompt(g, p);
         if (p->n_id == 0)
-            rc =
-                sk_err_set(err, SK_EINVAL, g->kind == SK_API_CHAT ? "messages" : "prompt", "The prompt has no tokens.");
+            rc = sk_err_set(err, SK_EINVAL, what_of(g), "The prompt has no tokens.");
         else
             rc = sk_api_params_fit(a, g->kind, &g->rules, p->n_id, &params[i], err);
         for (uint32_t k = 0; rc == 0 && k < a->n; k++)

@@ -371,7 +371,8 @@ int sk_api_params_parse(enum sk_api_kind kind, const struct cJSON *body, const s
         take_switches,           take_logprobs, take_truncation, sk_api_take_stop, sk_api_take_list, take_salt,
         take_request_id,
     };
-    struct sk_api_params p = {0};
+    static const int32_t no_words[1];
+    struct sk_api_params p = {.list = no_words};
     struct sk_api_reader x = {.kind = kind, .body = body, .rules = rules, .arena = arena, .p = &p, .err = err};
     int rc = 0;
     sk_params_default(&p.wire);

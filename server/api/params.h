@@ -27,7 +27,7 @@ struct sk_api_rules { /* what a request is checked against; all borrowed */
 
 struct sk_api_params {            /* texts and lists live in the arena that was given */
     struct sk_params wire;        /* max_tokens is set by sk_api_params_fit */
-    const int32_t *list;          /* sk_params_list_len(&wire) words */
+    const int32_t *list;          /* sk_params_list_len(&wire) words; never NULL */
     int64_t max_tokens;           /* as asked for; -1 = not */
     const char *max_tokens_field; /* its name in the request */
     uint32_t n;                   /* answers to each prompt */

@@ -12,11 +12,18 @@ static void on_dir(void *arg, const char *path)
         e->conf.on_dir(e->conf.arg, path);
 }
 
+static void tell_state(struct sk_engine *e)
+{
+    if (e->conf.on_state)
+        e->conf.on_state(e->conf.arg);
+}
+
+/* READY is told by on_up: the owner then finds the hello in the status. */
 static void on_state(void *arg)
 {
     struct sk_engine *e = arg;
-    if (e->conf.on_state)
-        e->conf.on_state(e->conf.arg);
+    if (sk_super_state(e->super) != SK_ENGINE_READY)
+        tell_state(e);
 }
 
 static void on_up(void *arg, const struct sk_wire_hello *h)
@@ -25,6 +32,7 @@ static void on_up(void *arg, const struct sk_wire_hello *h)
     e->hello = *h;
     e->is_known = true;
     memset(&e->stats, 0, sizeof e->stats);
+    tell_state(e);
     sk_job_pump(e);
 }
 

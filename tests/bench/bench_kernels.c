@@ -1,6 +1,6 @@
-/* bench_kernels [THREADS]: speed of the cpu backend's ops on the shapes of SmolLM2-135M and of a 1B llama, beside what the same machine can read
- * and multiply at most. Weights are streamed from a set of copies larger than the caches, as a decode step does. The least of several
- * short runs counts: other work on the machine only ever adds time. */
+/* bench_kernels [THREADS]: speed of the cpu backend's ops on the shapes of SmolLM2-135M and of a 1B llama, beside what
+ * the same machine can read and multiply at most. Weights are streamed from a set of copies larger than the caches, as
+ * a decode step does. The least of several short runs counts: other work on the machine only ever adds time. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,15 @@
 #include "kernels/kernels.h"
 #include "tests/bench/roof.h"
 
-enum { WEIGHT_BYTES = 160 << 20, MAX_COPY = 512, RUN_US = 200, ALL_US = 60 * 1000, MAX_ROW = 512, MAX_WIDTH = 16384, SLOT_TOK = 2048 };
+enum {
+    WEIGHT_BYTES = 160 << 20,
+    MAX_COPY = 512,
+    RUN_US = 200,
+    ALL_US = 60 * 1000,
+    MAX_ROW = 512,
+    MAX_WIDTH = 16384,
+    SLOT_TOK = 2048
+};
 
 struct roof {
     double read, int8, f32; /* per second, all threads */
@@ -86,8 +94,8 @@ static struct roof measure_roof(int n_thread, struct sk_dev mem)
     roof.int8 = ROOF_PARTS * roof_int8(ROOF_ROUNDS) / seconds(roof_once, &r);
     r.kind = 2;
     roof.f32 = ROOF_PARTS * roof_f32(ROOF_ROUNDS) / seconds(roof_once, &r);
-    printf("roof, %d threads: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n", sk_pool_size(r.pool), roof.read * 1e-9, roof.int8 * 1e-9,
-           roof.f32 * 1e-9);
+    printf("roof, %d threads: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n", sk_pool_size(r.pool),
+           roof.read * 1e-9, roof.int8 * 1e-9, roof.f32 * 1e-9);
     sk_pool_close(r.pool);
     return roof;
 }
@@ -118,11 +126,13 @@ static void linear(const struct bench *b, enum sk_dtype dtype, uint32_t n_out, u
     r.n_copy = r.n_copy > MAX_COPY ? MAX_COPY : r.n_copy;
     for (uint32_t i = 0; i < r.n_copy; i++)
         r.mat[i] = (struct sk_mat){.pack = pack, .data = sk_dev_at(b->weights, i * pack.bytes)};
-    r.op = (struct sk_op_linear){.out = b->out, .x = b->x, .ld_out = SK_ALIGN16(n_out), .ld_x = SK_ALIGN16(n_in), .n_row = n_row};
+    r.op = (struct sk_op_linear){
+        .out = b->out, .x = b->x, .ld_out = SK_ALIGN16(n_out), .ld_x = SK_ALIGN16(n_in), .n_row = n_row};
     const double s = seconds(linear_once, &r), ops = 2.0 * n_out * n_in * n_row;
     const double peak = dtype == SK_Q8 || dtype == SK_Q4 ? b->roof.int8 : b->roof.f32;
-    printf("linear %-4s %6u x %5u  M %3u  %9.1f us  %6.1f GB/s (%3.0f %%)  %7.1f G%s/s (%3.0f %%)\n", sk_dtype_name(dtype), n_out, n_in, n_row,
-           s * 1e6, (double)pack.bytes / s * 1e-9, 100 * (double)pack.bytes / s / b->roof.read, ops / s * 1e-9,
+    printf("linear %-4s %6u x %5u  M %3u  %9.1f us  %6.1f GB/s (%3.0f %%)  %7.1f G%s/s (%3.0f %%)\n",
+           sk_dtype_name(dtype), n_out, n_in, n_row, s * 1e6, (double)pack.bytes / s * 1e-9,
+           100 * (double)pack.bytes / s / b->roof.read, ops / s * 1e-9,
            dtype == SK_Q8 || dtype == SK_Q4 ? "OP" : "FLOP", 100 * ops / s / peak);
 }
 
@@ -139,12 +149,14 @@ static void attention_once(void *ctx, uint32_t i)
     r->be->attention(r->be, &r->op);
 }
 
-static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_head, uint32_t n_kv_head, uint32_t n_row, uint32_t n_tok, bool prompt)
+static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_head, uint32_t n_kv_head, uint32_t n_row,
+                      uint32_t n_tok, bool prompt)
 {
     enum { DIM = 64 };
     static int32_t slot[MAX_ROW], pos[MAX_ROW], table[MAX_ROW * (SLOT_TOK / SK_KV_BLOCK)];
     const uint32_t n_slot = prompt ? 1 : n_row, ld_table = SLOT_TOK / SK_KV_BLOCK;
-    struct sk_kv_layer kv = {.data = b->weights, .dtype = dtype, .n_kv_head = n_kv_head, .head_dim = DIM, .head_stride = DIM};
+    struct sk_kv_layer kv = {
+        .data = b->weights, .dtype = dtype, .n_kv_head = n_kv_head, .head_dim = DIM, .head_stride = DIM};
     struct sk_rows rows = {.n_row = n_row, .max_run_row = prompt ? n_row : 1, .max_pos = n_tok - 1};
     double n_pair = 0;
 
@@ -172,9 +184,10 @@ static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_hea
                                      .kv = &kv}};
     const double s = seconds(attention_once, &r), ops = 4.0 * DIM * n_head * n_pair;
     const double bytes = (prompt ? n_tok : n_pair) * 2.0 * DIM * n_kv_head * (dtype == SK_F16 ? 2 : 4);
-    printf("attention %-4s heads %2u/%u  %s %3u rows, %4u tokens  %9.1f us  %6.1f GB/s (%3.0f %%)  %7.1f GFLOP/s (%3.0f %%)\n", sk_dtype_name(dtype),
-           n_head, n_kv_head, prompt ? "prompt" : "decode", n_row, n_tok, s * 1e6, bytes / s * 1e-9, 100 * bytes / s / b->roof.read, ops / s * 1e-9,
-           100 * ops / s / b->roof.f32);
+    printf("attention %-4s heads %2u/%u  %s %3u rows, %4u tokens  %9.1f us  %6.1f GB/s (%3.0f %%)  %7.1f GFLOP/s "
+           "(%3.0f %%)\n",
+           sk_dtype_name(dtype), n_head, n_kv_head, prompt ? "prompt" : "decode", n_row, n_tok, s * 1e6,
+           bytes / s * 1e-9, 100 * bytes / s / b->roof.read, ops / s * 1e-9, 100 * ops / s / b->roof.f32);
 }
 
 /* --- the small ops --- */
@@ -213,9 +226,11 @@ static void top_n_once(void *ctx, uint32_t i)
 static void small(const struct bench *b, uint32_t n_row)
 {
     struct small_run r = {.be = b->be};
-    r.norm = (struct sk_op_norm){.out = b->out, .x = b->x, .weight = b->x, .n_row = n_row, .dim = 576, .ld = 576, .eps = 1e-5f};
+    r.norm = (struct sk_op_norm){
+        .out = b->out, .x = b->x, .weight = b->x, .n_row = n_row, .dim = 576, .ld = 576, .eps = 1e-5f};
     printf("norm 576             M %3u  %9.1f us\n", n_row, seconds(norm_once, &r) * 1e6);
-    r.act = (struct sk_op_act){.out = b->out, .in = b->x, .n_row = n_row, .width = 1536, .ld_out = 1536, .ld_in = 3072, .gated = true};
+    r.act = (struct sk_op_act){
+        .out = b->out, .in = b->x, .n_row = n_row, .width = 1536, .ld_out = 1536, .ld_in = 3072, .gated = true};
     printf("act silu 1536        M %3u  %9.1f us\n", n_row, seconds(act_once, &r) * 1e6);
 }
 
@@ -238,8 +253,14 @@ static void logits(const struct bench *b, uint32_t n_vocab)
     struct small_run r = {.be = b->be};
     struct sk_samp samp;
 
-    r.logits = (struct sk_op_logits){.logits = b->x, .work = b->work, .samp = {(uintptr_t)&samp}, .token = {(uintptr_t)token},
-                                     .result = {(uintptr_t)&result}, .n_row = 1, .n_vocab = n_vocab, .ld = (uint32_t)SK_ALIGN16(n_vocab),
+    r.logits = (struct sk_op_logits){.logits = b->x,
+                                     .work = b->work,
+                                     .samp = {(uintptr_t)&samp},
+                                     .token = {(uintptr_t)token},
+                                     .result = {(uintptr_t)&result},
+                                     .n_row = 1,
+                                     .n_vocab = n_vocab,
+                                     .ld = (uint32_t)SK_ALIGN16(n_vocab),
                                      .max_len = MAX_LEN};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         samp = kinds[i].s;
@@ -257,9 +278,9 @@ int main(int argc, char **argv)
         enum sk_dtype dtype;
         uint32_t n_out, n_in, max_row;
     } shapes[] = {
-        {SK_Q4, 960, 576, 512},   {SK_Q4, 576, 576, 512},   {SK_Q4, 3072, 576, 512},   {SK_Q4, 576, 1536, 512}, {SK_Q8, 49152, 576, 32},
-        {SK_Q8, 3072, 576, 512},  {SK_BF16, 3072, 576, 512}, {SK_F32, 3072, 576, 512}, {SK_Q4, 8192, 2048, 512}, {SK_Q8, 8192, 2048, 512},
-        {SK_BF16, 8192, 2048, 32},
+        {SK_Q4, 960, 576, 512},   {SK_Q4, 576, 576, 512},   {SK_Q4, 3072, 576, 512},   {SK_Q4, 576, 1536, 512},
+        {SK_Q8, 49152, 576, 32},  {SK_Q8, 3072, 576, 512},  {SK_BF16, 3072, 576, 512}, {SK_F32, 3072, 576, 512},
+        {SK_Q4, 8192, 2048, 512}, {SK_Q8, 8192, 2048, 512}, {SK_BF16, 8192, 2048, 32},
     };
     static const uint32_t n_rows[] = {1, 8, 32, 512};
     const int n_thread = argc > 1 ? atoi(argv[1]) : 0;

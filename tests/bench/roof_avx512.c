@@ -5,13 +5,13 @@
 enum { N_CHAIN = 12 }; /* independent sums enough to hide the latency of an instruction */
 
 /* Each chain starts from another value that the compiler cannot see: equal chains would be merged into one. */
-#define CHAINS(type, set)                                                                                                                  \
-    type a0 = set(0), a1 = set(1), a2 = set(2), a3 = set(3), a4 = set(4), a5 = set(5), a6 = set(6), a7 = set(7), a8 = set(8), a9 = set(9), \
-         a10 = set(10), a11 = set(11);                                                                                                     \
-    __asm__ volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5));                                                     \
+#define CHAINS(type, set)                                                                                              \
+    type a0 = set(0), a1 = set(1), a2 = set(2), a3 = set(3), a4 = set(4), a5 = set(5), a6 = set(6), a7 = set(7),       \
+         a8 = set(8), a9 = set(9), a10 = set(10), a11 = set(11);                                                       \
+    __asm__ volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5));                                 \
     __asm__ volatile("" : "+v"(a6), "+v"(a7), "+v"(a8), "+v"(a9), "+v"(a10), "+v"(a11))
-#define KEEP()                                                                                                                             \
-    __asm__ volatile("" ::"v"(a0), "v"(a1), "v"(a2), "v"(a3), "v"(a4), "v"(a5));                                                           \
+#define KEEP()                                                                                                         \
+    __asm__ volatile("" ::"v"(a0), "v"(a1), "v"(a2), "v"(a3), "v"(a4), "v"(a5));                                       \
     __asm__ volatile("" ::"v"(a6), "v"(a7), "v"(a8), "v"(a9), "v"(a10), "v"(a11))
 
 double roof_int8(uint32_t n_round)

@@ -4,6 +4,7 @@ SK_BUILD   folder with skeind, skein-engine and skein-build (default: SK_SRCDIR)
 SK_SRCDIR  root of the tree (default: two folders up)
 SK_MODEL   model to serve (default: the tiny llama checkpoint of tests/golden)
 """
+
 import contextlib
 import http.client
 import json
@@ -128,7 +129,7 @@ def parse_events(raw):
         if not block or block.startswith(":"):
             continue
         assert block.startswith("data: "), block
-        events.append(block[len("data: "):])
+        events.append(block[len("data: ") :])
     assert events and events[-1] == "[DONE]", raw[-200:]
     assert "[DONE]" not in events[:-1]
     return [json.loads(e) for e in events[:-1]]

@@ -1,9 +1,11 @@
 """What a client can get wrong: each gets an error that says what, where and what limit, and the daemon goes on."""
+
 import contextlib
-import json
 import socket
 
 import pytest
+
+from conftest import SRC
 
 C, H, T, D = "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"
 USER = [{"role": "user", "content": "hi"}]
@@ -195,16 +197,46 @@ BAD = [
     (H, {"messages": USER + [{"role": "user"}]}, 400, "messages[1].content", "required"),
     (H, {"messages": [{"role": "user", "content": 5}]}, 400, "messages[0].content", "string"),
     (H, {"messages": [{"role": "user", "content": ["x"]}]}, 400, "messages[0].content[0]", "object"),
-    (H, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400, "messages[0].content[0].type", "images"),
-    (H, {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, 400, "messages[0].content[0].type", "audio"),
+    (
+        H,
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        400,
+        "messages[0].content[0].type",
+        "images",
+    ),
+    (
+        H,
+        {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+        400,
+        "messages[0].content[0].type",
+        "audio",
+    ),
     (H, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, 400, "messages[0].content[0].text", "string"),
     (H, {"messages": [{"role": "user", "content": "x", "name": 5}]}, 400, "messages[0].name", "string"),
-    (H, {"messages": [{"role": "assistant", "tool_calls": [{"type": "function"}]}]}, 400, "messages[0].tool_calls[0].function", "object"),
+    (
+        H,
+        {"messages": [{"role": "assistant", "tool_calls": [{"type": "function"}]}]},
+        400,
+        "messages[0].tool_calls[0].function",
+        "object",
+    ),
     (H, {"messages": [{"role": "user", "content": "a\ufdd0"}]}, 400, "messages", "U+FDD0"),
     (H, chat(tools=[]), 400, "tools", ""),
     (H, chat(tools=[{"type": "function", "function": {"name": "f"}}]), 400, "tools", "not supported"),
-    (H, chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="auto"), 400, "tools", "not supported"),
-    (H, chat(tools=[{"type": "function", "function": {}}], tool_choice="none"), 400, "tools[0].function.name", "string"),
+    (
+        H,
+        chat(tools=[{"type": "function", "function": {"name": "f"}}], tool_choice="auto"),
+        400,
+        "tools",
+        "not supported",
+    ),
+    (
+        H,
+        chat(tools=[{"type": "function", "function": {}}], tool_choice="none"),
+        400,
+        "tools[0].function.name",
+        "string",
+    ),
     (H, chat(tool_choice="auto"), 400, "tool_choice", "tools"),
     (H, chat(functions=[{"name": "f"}]), 400, "functions", "not supported"),
     (H, chat(modalities=["text", "audio"]), 400, "modalities", "text"),
@@ -236,15 +268,23 @@ def test_bad_field(server, path, body, status, param, word):
     assert isinstance(error["code"], str)
 
 
-@pytest.mark.parametrize("path, body", [(C, {"prompt": "word " * 5000}), (H, {"messages": [{"role": "user", "content": "word " * 5000}]}), (C, {"prompt": [5] * 20000, "max_tokens": 4})])
-def test_context_exceeded(server, path, body):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: (C, {"prompt": "word " * n}),
+        lambda n: (C, {"prompt": [5] * n, "max_tokens": 4}),
+        lambda n: (H, {"messages": [{"role": "user", "content": "word " * n}]}),
+    ],
+    ids=["text", "ids", "messages"],
+)
+def test_context_exceeded(server, make):
     limit = server.get("/v1/models").json["data"][0]["max_model_len"]
-    if limit > 16000:
-        body = json.loads(json.dumps(body).replace("word ", "word " * 20))
-    answer = server.post(path, body)
+    answer = server.post(*make(limit + 1))
     assert answer.status == 400
     assert answer.error["code"] == "context_length_exceeded"
-    assert answer.error["message"].startswith(f"This model's maximum context length is {limit} tokens. However, ")
+    assert answer.error["message"].startswith(
+        f"This model's maximum context length is {limit} tokens. However, you requested "
+    )
 
 
 def test_context_is_exact(server):
@@ -257,6 +297,18 @@ def test_context_is_exact(server):
     assert server.post(C, {"prompt": [50] * limit, "max_tokens": 1}).status == 400
     rest = server.ok(C, {"prompt": [50] * (limit - 4), "ignore_eos": True})
     assert rest["usage"]["completion_tokens"] == 4
+
+
+def test_context_is_what_fits_the_memory(start):
+    """Less KV memory than one sequence of the model's length takes: the limit is what fits, and all say so."""
+    server = start(
+        "--threads", "1", "--kv-memory", "100K", "--max-seqs", "1", model=str(SRC / "tests/golden/tiny/llama")
+    )
+    limit = server.get("/v1/models").json["data"][0]["max_model_len"]
+    assert 32 <= limit < 256
+    chat = {"messages": USER, "ignore_eos": True}
+    assert server.ok(H, chat)["usage"]["total_tokens"] == limit
+    assert f"maximum context length is {limit} tokens" in server.post(C, {"prompt": [50] * 256}).error["message"]
 
 
 def test_context_far_exceeded(server):

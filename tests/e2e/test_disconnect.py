@@ -1,4 +1,5 @@
 """A client that goes away takes its sequences with it, and harms nobody."""
+
 import json
 import socket
 import time
@@ -58,7 +59,9 @@ def test_leaving_while_the_engine_stands_still(start):
 def test_leaving_while_the_template_is_rendered(server):
     slow = "{% for i in range(2000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}"
     for _ in range(4):
-        ask_and_leave(server, "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "chat_template": slow})
+        ask_and_leave(
+            server, "/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "chat_template": slow}
+        )
     assert server.ok("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2})
 
 

@@ -1,4 +1,5 @@
 """Log-probs in both forms, of answers and of prompts."""
+
 import math
 
 import pytest
@@ -48,7 +49,13 @@ def test_echo(server):
         choice = legacy(server, prompt=prompt, echo=True, logprobs=1, max_tokens=1, seed=1234)
         lp = choice["logprobs"]
         assert choice["text"].startswith(PROMPT)
-        assert len(lp["tokens"]) == len(ids) + 1 == len(lp["token_logprobs"]) == len(lp["top_logprobs"]) == len(lp["text_offset"])
+        assert (
+            len(lp["tokens"])
+            == len(ids) + 1
+            == len(lp["token_logprobs"])
+            == len(lp["top_logprobs"])
+            == len(lp["text_offset"])
+        )
         assert lp["token_logprobs"][0] is None and lp["top_logprobs"][0] is None
         assert all(v <= 0 for v in lp["token_logprobs"][1:])
         for token, offset in list(zip(lp["tokens"], lp["text_offset"]))[: len(ids)]:
@@ -66,7 +73,7 @@ def test_echo_equals_stepwise(server):
     answer = legacy(server, logprobs=0, return_token_ids=True, max_tokens=4)
     ids = server.ok("/tokenize", {"prompt": PROMPT})["tokens"] + answer["token_ids"]
     echoed = legacy(server, prompt=ids, echo=True, logprobs=0, max_tokens=1)["logprobs"]["token_logprobs"]
-    assert echoed[len(ids) - 4:len(ids)] == answer["logprobs"]["token_logprobs"]
+    assert echoed[len(ids) - 4 : len(ids)] == answer["logprobs"]["token_logprobs"]
 
 
 def test_prompt_logprobs(server):
@@ -125,6 +132,8 @@ def test_bias_does_not_change_them(server):
     """They are of the model's own distribution."""
     plain = legacy(server, logprobs=20, max_tokens=1, return_tokens_as_token_ids=True)["logprobs"]["top_logprobs"][0]
     second = sorted(plain, key=plain.get)[-2]
-    biased = legacy(server, logprobs=20, max_tokens=1, return_tokens_as_token_ids=True, logit_bias={second.split(":")[1]: 100})["logprobs"]
+    biased = legacy(
+        server, logprobs=20, max_tokens=1, return_tokens_as_token_ids=True, logit_bias={second.split(":")[1]: 100}
+    )["logprobs"]
     assert biased["tokens"] == [second] and biased["token_logprobs"] == [plain[second]]
     assert biased["top_logprobs"][0] == plain

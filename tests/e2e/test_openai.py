@@ -1,4 +1,5 @@
 """The real openai client."""
+
 import hashlib
 
 import openai
@@ -38,17 +39,28 @@ def test_completion(client, model):
 def test_completion_logprobs(client, model):
     done = client.completions.create(model=model, prompt="The", max_tokens=3, temperature=0, logprobs=2)
     logprobs = done.choices[0].logprobs
-    assert len(logprobs.tokens) == len(logprobs.token_logprobs) == len(logprobs.top_logprobs) == len(logprobs.text_offset) == 3
+    assert (
+        len(logprobs.tokens)
+        == len(logprobs.token_logprobs)
+        == len(logprobs.top_logprobs)
+        == len(logprobs.text_offset)
+        == 3
+    )
 
 
 def test_chat(client, model):
-    done = client.chat.completions.create(model=model, messages=MESSAGES, max_completion_tokens=8, temperature=0)
+    ask = {
+        "model": model,
+        "messages": MESSAGES,
+        "max_completion_tokens": 8,
+        "temperature": 0,
+        "extra_body": {"ignore_eos": True},
+    }
+    done = client.chat.completions.create(**ask)
     assert done.choices[0].message.role == "assistant"
     assert done.choices[0].finish_reason == "length"
     assert done.usage.total_tokens == done.usage.prompt_tokens + 8
-    events = list(client.chat.completions.create(
-        model=model, messages=MESSAGES, max_completion_tokens=8, temperature=0, stream=True, stream_options={"include_usage": True}
-    ))
+    events = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
     assert events[-1].choices == [] and events[-1].usage.completion_tokens == 8
     text = "".join(e.choices[0].delta.content or "" for e in events if e.choices)
     assert text == done.choices[0].message.content
@@ -63,7 +75,9 @@ def test_stream_helper(client, model):
 
 
 def test_chat_logprobs(client, model):
-    done = client.chat.completions.create(model=model, messages=MESSAGES, max_completion_tokens=4, temperature=0, logprobs=True, top_logprobs=3)
+    done = client.chat.completions.create(
+        model=model, messages=MESSAGES, max_completion_tokens=4, temperature=0, logprobs=True, top_logprobs=3
+    )
     content = done.choices[0].logprobs.content
     assert len(content) == 4
     assert all(len(t.top_logprobs) == 3 and t.logprob <= 0 for t in content)
@@ -71,7 +85,10 @@ def test_chat_logprobs(client, model):
 
 def test_extra_body(client, model):
     done = client.completions.create(
-        model=model, prompt=[5, 6, 7], max_tokens=20, extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": True}
+        model=model,
+        prompt=[5, 6, 7],
+        max_tokens=20,
+        extra_body={"top_k": 3, "min_p": 0.1, "repetition_penalty": 1.1, "ignore_eos": True},
     )
     assert done.usage.completion_tokens == 20
 

@@ -1,4 +1,5 @@
 """The engine dies in the middle of streams: they go on as if nothing had happened."""
+
 import json
 import os
 import select
@@ -60,7 +61,10 @@ def read_until_all_began(server, readers):
 def test_kill_the_engine(start):
     server = start("--threads", "1")
     limit = min(server.get("/v1/models").json["data"][0]["max_model_len"], 300)
-    asks = [{"prompt": [20 + i, 30, 40 + i], "max_tokens": limit - 20, "temperature": i % 2, "seed": i, "ignore_eos": True} for i in range(N)]
+    asks = [
+        {"prompt": [20 + i, 30, 40 + i], "max_tokens": limit - 20, "temperature": i % 2, "seed": i, "ignore_eos": True}
+        for i in range(N)
+    ]
     expected = [server.ok("/v1/completions", a)["choices"][0]["text"] for a in asks]
 
     os.kill(server.engine_pid(), signal.SIGSTOP)

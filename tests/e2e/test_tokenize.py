@@ -1,5 +1,12 @@
 """POST /tokenize and /detokenize, in both forms."""
-TEXTS = ["The capital of France", "  two  spaces\n\ttab", "na\u00efve \u4f60\u597d \U0001f600 e\u0301", "0123456789", "<|im_start|>user"]
+
+TEXTS = [
+    "The capital of France",
+    "  two  spaces\n\ttab",
+    "na\u00efve \u4f60\u597d \U0001f600 e\u0301",
+    "0123456789",
+    "<|im_start|>user",
+]
 
 
 def test_vllm_form(server):

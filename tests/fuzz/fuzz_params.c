@@ -1,4 +1,5 @@
-/* Any JSON as the body of both endpoints: what the API accepts, the wire accepts, and the messages that it passes on are JSON. */
+/* Any JSON as the body of both endpoints: what the API accepts, the wire accepts, and the messages that it passes on
+ * are JSON. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

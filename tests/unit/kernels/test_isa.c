@@ -84,9 +84,12 @@ static void every_level_fills_the_whole_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_are_distinct),        cmocka_unit_test(nothing_asked_gives_the_highest),
-        cmocka_unit_test(a_level_can_be_lowered),    cmocka_unit_test(a_level_cannot_be_raised),
-        cmocka_unit_test(unknown_names_are_refused), cmocka_unit_test(a_cpu_below_the_lowest_is_refused),
+        cmocka_unit_test(names_are_distinct),
+        cmocka_unit_test(nothing_asked_gives_the_highest),
+        cmocka_unit_test(a_level_can_be_lowered),
+        cmocka_unit_test(a_level_cannot_be_raised),
+        cmocka_unit_test(unknown_names_are_refused),
+        cmocka_unit_test(a_cpu_below_the_lowest_is_refused),
         cmocka_unit_test(every_level_fills_the_whole_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

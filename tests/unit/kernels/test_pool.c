@@ -53,7 +53,8 @@ static void each_item_runs_once(void **state)
     }
 }
 
-/* Jobs follow one another at once, each with its own context: a worker that comes late must not touch the one before. */
+/* Jobs follow one another at once, each with its own context: a worker that comes late must not touch the one before.
+ */
 static void late_workers_touch_nothing(void **state)
 {
     struct sk_pool *pool = NULL;
@@ -110,7 +111,8 @@ static void an_idle_pool_sleeps(void **state)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     usleep(100 * 1000);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
-    /* CPU time, not wall time: another load on the machine does not change it. Three workers that spun would take up to 300 ms. */
+    /* CPU time, not wall time: another load on the machine does not change it. Three workers that spun would take up to
+     * 300 ms. */
     const int64_t used_us = (after.tv_sec - before.tv_sec) * 1000000 + (after.tv_nsec - before.tv_nsec) / 1000;
     assert_true(used_us < 10 * 1000);
     sk_pool_close(pool);

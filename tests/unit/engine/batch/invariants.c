@@ -126,6 +126,8 @@ void invariants_idle(const struct sk_loop *l)
     sk_assert(l->seqs->run.n == 0 && l->seqs->wait.n == 0 && l->seqs->free.n == l->seqs->max_seq);
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++)
         sk_assert(sk_kvpool_avail(l->pool, g) == l->conf.kv.n_blk[g]);
-    for (uint32_t i = 0; i < l->seqs->max_seq; i++)
-        sk_assert(!l->seqs->jobs[i].used);
+    uint32_t n_job = 0;
+    for (const struct sk_seq_job *j = l->seqs->jobs_free; j; j = j->next)
+        n_job++;
+    sk_assert(n_job == l->seqs->max_seq);
 }

@@ -1,263 +1,28 @@
-/* The leader's loop over a pretended rank: every answer must be what its request gives alone, whatever else goes on. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+/* The leader's loop over a pretended rank, property by property. */
 #include <stdio.h>
 #include <string.h>
-#include <cmocka.h>
 
 #include "comm/base/mem.h"
-#include "tests/unit/engine/batch/front.h"
 #include "tests/unit/engine/batch/invariants.h"
-#include "tests/unit/engine/batch/pretend.h"
-
-struct rig {
-    struct sk_loop_conf conf;
-    struct sk_rank *rank;
-    struct sk_loop *loop;
-    struct front front;
-};
-
-static struct sk_loop_conf small_conf(void)
-{
-    struct sk_loop_conf c = {.max_seqs = 8,
-                             .max_row = 32,
-                             .max_len = 128,
-                             .max_queue = 64,
-                             .n_vocab = PRETEND_VOCAB,
-                             .n_eos = 1,
-                             .eos = {PRETEND_EOS}};
-    c.kv = (struct sk_kvpool_conf){.n_group = 1, .block_tok = 4, .n_blk = {64}, .keep = true, .classes_equal = true};
-    return c;
-}
-
-static void rig_open(struct rig *r, const struct sk_loop_conf *c)
-{
-    struct sk_err err = {0};
-    r->conf = *c;
-    r->conf.rank = r->rank = pretend_new(c);
-    assert_int_equal(sk_loop_open(&r->conf, &r->loop, &err), 0);
-    pretend_bind(r->rank, r->loop);
-    front_init(&r->front, r->loop);
-}
-
-static void rig_close(struct rig *r)
-{
-    front_done(&r->front);
-    sk_loop_close(r->loop);
-    pretend_free(r->rank);
-}
-
-static struct front_req greedy(const int32_t *prompt, uint32_t n_prompt, uint32_t max_tokens)
-{
-    struct front_req r = {.prompt = prompt, .n_prompt = n_prompt, .n_choice = 1};
-    sk_params_default(&r.params);
-    r.params.max_tokens = max_tokens;
-    r.params.flags = SK_PARAMS_IGNORE_EOS;
-    return r;
-}
-
-static void ramp(int32_t *tok, uint32_t n, int32_t first)
-{
-    for (uint32_t i = 0; i < n; i++)
-        tok[i] = (first + (int32_t)i * 7) % PRETEND_VOCAB;
-}
-
-/* The answer, its end and its log-probs, against what the request gives alone. n_done tokens of it were given and are
- * not delivered. */
-static void expect_alone(const struct rig *r, uint32_t seq, const struct front_req *q)
-{
-    const struct front_seq *s = &r->front.seqs[seq];
-    int32_t want[PRETEND_MAX_LEN], text[2 * PRETEND_MAX_LEN];
-    uint32_t finish,
-        n = pretend_expect(&r->conf, q->prompt, q->n_prompt, &q->params, q->list, s->choice, want, &finish);
-    uint32_t n_score = q->params.n_prompt_logprobs >= 0 && q->n_done == 0 ? q->n_prompt - 1 : 0;
-    assert_int_equal(s->finish, finish);
-    assert_int_equal(s->n_item, n_score + n - q->n_done);
-    memcpy(text, q->prompt, q->n_prompt * sizeof *text);
-    memcpy(text + q->n_prompt, want, n * sizeof *text);
-    for (uint32_t i = 0; i < s->n_item; i++) {
-        const struct sk_wire_item *it = &s->items[i].it;
-        uint32_t at = i < n_score ? i + 1 : q->n_prompt + q->n_done + i - n_score;
-        assert_int_equal(it->flags, i < n_score ? SK_ITEM_PROMPT : 0);
-        assert_int_equal(it->id, text[at]);
-        assert_true(it->logprob == pretend_logprob(&r->conf, text, at, q->n_prompt, text[at]));
-        int32_t n_top = i < n_score ? q->params.n_prompt_logprobs : q->params.n_logprobs;
-        assert_int_equal(it->n_top, n_top > 0 ? n_top : 0);
-    }
-}
-
-static void run_checked(struct rig *r)
-{
-    do
-        invariants_check(r->loop);
-    while (front_step(&r->front));
-    assert_int_equal(r->front.n_open, 0);
-    invariants_idle(r->loop);
-}
-
-/* ---- a randomised workload ---- */
-
-struct dice {
-    uint64_t x;
-};
-
-static uint32_t roll(struct dice *d, uint32_t n)
-{
-    d->x = d->x * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(d->x >> 33) % n;
-}
-
-enum { N_REQ = 80, N_STEM = 3 };
-
-struct workload {
-    struct front_req req[N_REQ];
-    int32_t prompt[N_REQ][PRETEND_MAX_LEN], stop[N_REQ][2], done[N_REQ][PRETEND_MAX_LEN];
-    uint32_t first[N_REQ]; /* index in front.seqs */
-    bool cancelled[FRONT_MAX_SEQS];
-};
-
-/* Prompts grow on a few common stems, so that prefixes are shared at all lengths. */
-static void make_request(struct workload *w, uint32_t i, const struct sk_loop_conf *c, struct dice *d)
-{
-    struct front_req *q = &w->req[i];
-    uint32_t n_stem = roll(d, 40), n = n_stem + 1 + roll(d, 24);
-    ramp(w->prompt[i], n_stem, (int32_t)roll(d, N_STEM));
-    for (uint32_t k = n_stem; k < n; k++)
-        w->prompt[i][k] = (int32_t)roll(d, roll(d, 2) ? 2 : PRETEND_VOCAB);
-    *q = (struct front_req){
-        .prompt = w->prompt[i], .n_prompt = n, .n_choice = roll(d, 4) ? 1 : 1 + roll(d, 5), .list = w->stop[i]};
-    sk_params_default(&q->params);
-    q->params.seed = roll(d, 5);
-    q->params.salt = roll(d, 6) == 0;
-    q->params.max_tokens = 1 + roll(d, 40);
-    q->params.min_tokens = roll(d, 3) ? 0 : roll(d, q->params.max_tokens + 1);
-    q->params.flags = (roll(d, 3) ? 0 : SK_PARAMS_IGNORE_EOS) | (roll(d, 8) ? 0 : SK_PARAMS_NO_CACHE);
-    q->params.n_logprobs = (int32_t)roll(d, 4) - 1;
-    q->params.n_prompt_logprobs = roll(d, 6) ? -1 : (int32_t)roll(d, 3);
-    q->params.priority = roll(d, 5) ? 0 : (int32_t)roll(d, 3) - 1;
-    q->params.n_stop_ids = roll(d, 3);
-    for (uint32_t k = 0; k < 2; k++)
-        w->stop[i][k] = (int32_t)roll(d, PRETEND_VOCAB);
-    if (q->n_choice == 1 && roll(d, 6) == 0) { /* re-admitted: a part of its answer is there */
-        uint32_t finish, n_all = pretend_expect(c, q->prompt, n, &q->params, q->list, 0, w->done[i], &finish);
-        q->n_done = n_all > 0 ? roll(d, n_all) : 0;
-        q->done = w->done[i];
-    }
-}
-
-static void expect_cancelled(const struct rig *r, uint32_t seq, const struct front_req *q)
-{
-    const struct front_seq *s = &r->front.seqs[seq];
-    int32_t want[PRETEND_MAX_LEN], got[FRONT_MAX_ITEMS];
-    uint32_t finish,
-        n = pretend_expect(&r->conf, q->prompt, q->n_prompt, &q->params, q->list, s->choice, want, &finish),
-        n_got = front_answer(s, got);
-    assert_true(s->finish == SK_FINISH_CANCEL || s->finish == finish);
-    assert_true(n_got <= n - q->n_done);
-    assert_memory_equal(got, want + q->n_done, n_got * sizeof *got);
-}
-
-static void random_workload(const struct sk_loop_conf *c, uint64_t seed, struct sk_wire_stats *ret_stats)
-{
-    static struct workload w;
-    struct rig r;
-    struct dice d = {seed};
-    memset(&w, 0, sizeof w);
-    rig_open(&r, c);
-    for (uint32_t i = 0; i < N_REQ; i++) {
-        make_request(&w, i, c, &d);
-        w.first[i] = front_submit(&r.front, &w.req[i]);
-        for (uint32_t n = roll(&d, 4); n > 0; n--) {
-            const struct sk_seq *oldest = r.loop->seqs->run.first;
-            uint64_t id = oldest ? oldest->id : 0;
-            uint32_t before = oldest ? oldest->n_preempt : 0;
-            front_step(&r.front);
-            invariants_check(r.loop);
-            assert_true(!oldest || oldest->id != id || oldest->n_preempt == before); /* the oldest is never preempted */
-        }
-        if (roll(&d, 8) == 0) {
-            uint32_t victim = roll(&d, r.front.n_seq);
-            w.cancelled[victim] = true;
-            front_cancel(&r.front, victim);
-            invariants_check(r.loop);
-        }
-    }
-    run_checked(&r);
-    for (uint32_t i = 0; i < N_REQ; i++)
-        for (uint32_t k = w.first[i]; k < w.first[i] + w.req[i].n_choice; k++) {
-            if (w.cancelled[k])
-                expect_cancelled(&r, k, &w.req[i]);
-            else
-                expect_alone(&r, k, &w.req[i]);
-        }
-    sk_loop_stats(r.loop, ret_stats);
-    rig_close(&r);
-}
-
-static void test_random(void **state)
-{
-    struct sk_wire_stats s;
-    uint64_t preempted = 0, hit = 0;
-    for (uint64_t seed = 0; seed < 16; seed++) {
-        struct sk_loop_conf c = small_conf();
-        c.max_queue = 400;
-        c.kv.keep = seed & 1;
-        c.kv.classes_equal = seed & 2;
-        c.no_evict = seed & 4;
-        c.kv.n_blk[0] = seed & 8 ? 40 : 64; /* one sequence of max_len is 32 */
-        random_workload(&c, seed, &s);
-        preempted += s.preemptions;
-        hit += s.cache_hit_tok;
-        if (c.no_evict)
-            assert_int_equal(s.preemptions, 0);
-    }
-    assert_true(preempted > 20 && hit > 1000);
-}
-
-static void test_random_windows(void **state)
-{
-    struct sk_wire_stats s;
-    uint64_t preempted = 0, hit = 0;
-    for (uint64_t seed = 100; seed < 116; seed++) {
-        struct sk_loop_conf c = small_conf();
-        c.max_queue = 400;
-        c.max_row = 16;
-        c.kv.n_group = seed & 1 ? 2 : 1;
-        c.kv.window[0] = 11;
-        c.kv.n_blk[0] = seed & 2 ? 9 : 40;
-        c.kv.n_blk[1] = 34;
-        c.kv.classes_equal = seed & 4;
-        c.no_evict = seed & 8;
-        random_workload(&c, seed, &s);
-        preempted += s.preemptions;
-        hit += s.cache_hit_tok;
-        if (c.no_evict)
-            assert_int_equal(s.preemptions, 0);
-    }
-    assert_true(preempted > 20 && hit > 500);
-}
-
-/* ---- single properties ---- */
+#include "tests/unit/engine/batch/rig.h"
 
 /* The whole prompt is cached, to the last full block: its last token is computed all the same, and what is drawn is
  * right. */
 static void test_full_hit(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[32];
-    ramp(prompt, 32, 1);
+    rig_ramp(prompt, 32, 1);
     rig_open(&r, &c);
-    struct front_req q = greedy(prompt, 32, 5);
+    struct front_req q = rig_greedy(prompt, 32, 5);
     uint32_t a = front_submit(&r.front, &q);
-    run_checked(&r);
+    rig_run(&r);
     uint64_t computed = r.loop->stats.prompt_tok;
     uint32_t b = front_submit(&r.front, &q);
-    run_checked(&r);
-    expect_alone(&r, a, &q);
-    expect_alone(&r, b, &q);
+    rig_run(&r);
+    rig_expect(&r, a, &q);
+    rig_expect(&r, b, &q);
     assert_int_equal(computed, 32);
     assert_int_equal(r.loop->stats.prompt_tok - computed, 4); /* its last block: that is not the shared one */
     assert_int_equal(r.front.seqs[a].n_cached, 0);
@@ -269,22 +34,23 @@ static void test_full_hit(void **state)
 static void test_never_fits(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[200];
-    ramp(prompt, 200, 3);
+    rig_ramp(prompt, 200, 3);
     c.kv.n_blk[0] = 8;
     rig_open(&r, &c);
-    struct front_req big = greedy(prompt, 20, 14), fits = greedy(prompt, 20, 13), prompt_only = greedy(prompt, 40, 1),
-                     full = greedy(prompt, 128, 1), longer = greedy(prompt, 200, 1);
+    struct front_req big = rig_greedy(prompt, 20, 14), fits = rig_greedy(prompt, 20, 13),
+                     prompt_only = rig_greedy(prompt, 40, 1), full = rig_greedy(prompt, 128, 1),
+                     longer = rig_greedy(prompt, 200, 1);
     uint32_t a = front_submit(&r.front, &big), b = front_submit(&r.front, &prompt_only),
              d = front_submit(&r.front, &full), e = front_submit(&r.front, &longer), f = front_submit(&r.front, &fits);
-    run_checked(&r);
+    rig_run(&r);
     assert_int_equal(r.front.seqs[a].finish, SK_FINISH_ERROR);
     assert_int_equal(r.front.seqs[a].reason, SK_ENOBLK);
     assert_int_equal(r.front.seqs[b].reason, SK_ENOBLK);
     assert_int_equal(r.front.seqs[d].reason, SK_ECTX); /* no room for a token of the answer */
     assert_int_equal(r.front.seqs[e].reason, SK_ECTX);
-    expect_alone(&r, f, &fits);
+    rig_expect(&r, f, &fits);
     assert_int_equal(r.loop->stats.preemptions, 0);
     rig_close(&r);
 }
@@ -293,20 +59,20 @@ static void test_never_fits(void **state)
 static void test_preempt(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t p[3][16];
     c.kv.n_blk[0] = 16;
     rig_open(&r, &c);
     struct front_req q[3];
     uint32_t s[3];
     for (int i = 0; i < 3; i++) {
-        ramp(p[i], 16, 5 * i);
-        q[i] = greedy(p[i], 16, 40);
+        rig_ramp(p[i], 16, 5 * i);
+        q[i] = rig_greedy(p[i], 16, 40);
         s[i] = front_submit(&r.front, &q[i]);
     }
-    run_checked(&r);
+    rig_run(&r);
     for (int i = 0; i < 3; i++)
-        expect_alone(&r, s[i], &q[i]);
+        rig_expect(&r, s[i], &q[i]);
     assert_int_equal(r.front.seqs[s[0]].n_preempt, 0);
     assert_true(r.front.seqs[s[1]].n_preempt + r.front.seqs[s[2]].n_preempt > 0);
     rig_close(&r);
@@ -316,12 +82,12 @@ static void test_preempt(void **state)
 static void shared_prompt(bool choices, uint32_t max_row)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[42];
-    ramp(prompt, 42, 2);
+    rig_ramp(prompt, 42, 2);
     c.max_row = max_row;
     rig_open(&r, &c);
-    struct front_req q = greedy(prompt, 42, 6);
+    struct front_req q = rig_greedy(prompt, 42, 6);
     q.n_choice = choices ? 4 : 1;
     uint32_t first = front_submit(&r.front, &q);
     for (int i = 1; i < 4 && !choices; i++)
@@ -329,10 +95,10 @@ static void shared_prompt(bool choices, uint32_t max_row)
     front_step(&r.front);
     assert_int_equal(r.loop->seqs->run.n, 1);
     assert_int_equal(r.loop->seqs->wait.n, 3);
-    run_checked(&r);
+    rig_run(&r);
     assert_int_equal(r.loop->stats.prompt_tok, 42 + 3 * 2); /* 40 of 42 are full blocks */
     for (uint32_t i = 0; i < 4; i++)
-        expect_alone(&r, first + i, &q);
+        rig_expect(&r, first + i, &q);
     rig_close(&r);
 }
 
@@ -348,21 +114,21 @@ static void test_shared_prompt(void **state)
 static void test_cancel_leader(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[60];
-    ramp(prompt, 60, 2);
+    rig_ramp(prompt, 60, 2);
     c.max_row = 16;
     rig_open(&r, &c);
-    struct front_req q = greedy(prompt, 60, 6);
+    struct front_req q = rig_greedy(prompt, 60, 6);
     q.n_choice = 3;
     uint32_t first = front_submit(&r.front, &q);
     front_step(&r.front);
     assert_int_equal(r.loop->seqs->wait.n, 2);
     front_cancel(&r.front, first);
-    run_checked(&r);
+    rig_run(&r);
     assert_int_equal(r.front.seqs[first].finish, SK_FINISH_CANCEL);
-    expect_alone(&r, first + 1, &q);
-    expect_alone(&r, first + 2, &q);
+    rig_expect(&r, first + 1, &q);
+    rig_expect(&r, first + 2, &q);
     rig_close(&r);
 }
 
@@ -370,11 +136,11 @@ static void test_cancel_leader(void **state)
 static void test_cancel(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[20], got[FRONT_MAX_ITEMS];
-    ramp(prompt, 20, 2);
+    rig_ramp(prompt, 20, 2);
     rig_open(&r, &c);
-    struct front_req q = greedy(prompt, 20, 100);
+    struct front_req q = rig_greedy(prompt, 20, 100);
     uint32_t a = front_submit(&r.front, &q);
     for (int i = 0; i < 5; i++)
         front_step(&r.front);
@@ -382,11 +148,11 @@ static void test_cancel(void **state)
     assert_int_equal(n, 5);
     front_cancel(&r.front, a);
     assert_int_equal(sk_kvpool_avail(r.loop->pool, 0), c.kv.n_blk[0]);
-    run_checked(&r);
+    rig_run(&r);
     assert_int_equal(r.front.seqs[a].finish, SK_FINISH_CANCEL);
     assert_int_equal(front_answer(&r.front.seqs[a], got), n);
     front_cancel(&r.front, a); /* again, too late: nothing */
-    run_checked(&r);
+    rig_run(&r);
     rig_close(&r);
 }
 
@@ -394,19 +160,19 @@ static void test_cancel(void **state)
 static void test_salt_and_no_cache(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[24];
-    ramp(prompt, 24, 2);
+    rig_ramp(prompt, 24, 2);
     rig_open(&r, &c);
-    struct front_req q = greedy(prompt, 24, 2), salted = q, no_cache = q;
+    struct front_req q = rig_greedy(prompt, 24, 2), salted = q, no_cache = q;
     salted.params.salt = 9;
     no_cache.params.flags |= SK_PARAMS_NO_CACHE;
     const struct front_req *order[] = {&no_cache, &no_cache, &q, &salted, &salted, &q};
     const uint32_t cached[] = {0, 0, 20, 0, 20, 20};
     for (int i = 0; i < 6; i++) {
         uint32_t s = front_submit(&r.front, order[i]);
-        run_checked(&r);
-        expect_alone(&r, s, order[i]);
+        rig_run(&r);
+        rig_expect(&r, s, order[i]);
         assert_int_equal(r.front.seqs[s].n_cached, cached[i]);
     }
     rig_close(&r);
@@ -417,27 +183,27 @@ static void test_classes(void **state)
 {
     for (int equal = 0; equal < 2; equal++) {
         struct rig r;
-        struct sk_loop_conf c = small_conf();
+        struct sk_loop_conf c = rig_conf();
         int32_t prompt[64];
-        ramp(prompt, 8, 2);
+        rig_ramp(prompt, 8, 2);
         c.kv.classes_equal = equal;
         rig_open(&r, &c);
-        struct front_req q = greedy(prompt, 8, 17);
+        struct front_req q = rig_greedy(prompt, 8, 17);
         uint32_t s = front_submit(&r.front, &q);
-        run_checked(&r);
+        rig_run(&r);
         front_answer(&r.front.seqs[s], prompt + 8);
-        struct front_req longer = greedy(prompt, 25, 3);
+        struct front_req longer = rig_greedy(prompt, 25, 3);
         s = front_submit(&r.front, &longer);
-        run_checked(&r);
-        expect_alone(&r, s, &longer);
+        rig_run(&r);
+        rig_expect(&r, s, &longer);
         assert_int_equal(r.front.seqs[s].n_cached, equal ? 24 : 8);
         /* the same tokens as a re-admission find their own class */
         struct front_req again = q;
         again.done = prompt + 8;
         again.n_done = 14;
         s = front_submit(&r.front, &again);
-        run_checked(&r);
-        expect_alone(&r, s, &again);
+        rig_run(&r);
+        rig_expect(&r, s, &again);
         assert_int_equal(r.loop->stats.cache_hit_tok, equal ? 24 + 8 : 8 + 8);
         rig_close(&r);
     }
@@ -447,12 +213,12 @@ static void test_classes(void **state)
 static void test_readmit(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[10], all[40];
     uint32_t finish;
-    ramp(prompt, 10, 4);
+    rig_ramp(prompt, 10, 4);
     rig_open(&r, &c);
-    struct front_req q = greedy(prompt, 10, 12);
+    struct front_req q = rig_greedy(prompt, 10, 12);
     q.params.min_tokens = 6;
     q.params.n_prompt_logprobs = 2;
     uint32_t n = pretend_expect(&c, prompt, 10, &q.params, NULL, 0, all, &finish);
@@ -461,8 +227,8 @@ static void test_readmit(void **state)
         q.done = all;
         q.n_done = m;
         uint32_t s = front_submit(&r.front, &q);
-        run_checked(&r);
-        expect_alone(&r, s, &q);
+        rig_run(&r);
+        rig_expect(&r, s, &q);
     }
     rig_close(&r);
 }
@@ -472,22 +238,23 @@ static void test_readmit(void **state)
 static void test_prompt_logprobs(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[2][50];
     c.max_row = 16;
     c.kv.n_blk[0] = 18;
     rig_open(&r, &c);
-    ramp(prompt[0], 40, 1);
-    ramp(prompt[1], 50, 30);
-    struct front_req old = greedy(prompt[0], 20, 40), scored = greedy(prompt[1], 50, 0), none = greedy(prompt[0], 1, 0);
+    rig_ramp(prompt[0], 40, 1);
+    rig_ramp(prompt[1], 50, 30);
+    struct front_req old = rig_greedy(prompt[0], 20, 40), scored = rig_greedy(prompt[1], 50, 0),
+                     none = rig_greedy(prompt[0], 1, 0);
     scored.params.n_prompt_logprobs = none.params.n_prompt_logprobs = 3;
     scored.params.flags = none.params.flags |= SK_PARAMS_NO_CACHE;
     uint32_t a = front_submit(&r.front, &old);
     front_step(&r.front);
     uint32_t b = front_submit(&r.front, &scored), d = front_submit(&r.front, &none);
-    run_checked(&r);
-    expect_alone(&r, a, &old);
-    expect_alone(&r, b, &scored);
+    rig_run(&r);
+    rig_expect(&r, a, &old);
+    rig_expect(&r, b, &scored);
     assert_int_equal(r.front.seqs[d].finish, SK_FINISH_LENGTH);
     assert_int_equal(r.front.seqs[d].n_item, 0);
     rig_close(&r);
@@ -496,13 +263,13 @@ static void test_prompt_logprobs(void **state)
 static void test_ends(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[100], list[1], all[PRETEND_MAX_LEN];
     uint32_t finish, seen = 0;
-    ramp(prompt, 100, 4);
+    rig_ramp(prompt, 100, 4);
     rig_open(&r, &c);
     for (uint64_t seed = 0; seed < 12; seed++) {
-        struct front_req q = greedy(prompt, 9, 200); /* more than the context: it ends there */
+        struct front_req q = rig_greedy(prompt, 9, 200); /* more than the context: it ends there */
         q.params.seed = seed;
         q.params.flags = seed & 1 ? SK_PARAMS_IGNORE_EOS : 0;
         pretend_expect(&c, prompt, 9, &q.params, NULL, 0, all, &finish);
@@ -514,8 +281,8 @@ static void test_ends(void **state)
         if (seed % 4 == 0)
             q.params.min_tokens = 20;
         uint32_t s = front_submit(&r.front, &q);
-        run_checked(&r);
-        expect_alone(&r, s, &q);
+        rig_run(&r);
+        rig_expect(&r, s, &q);
         seen |= 1u << r.front.seqs[s].finish;
     }
     assert_int_equal(seen, 1u << SK_FINISH_EOS | 1u << SK_FINISH_STOP_ID | 1u << SK_FINISH_LENGTH);
@@ -526,18 +293,18 @@ static void test_ends(void **state)
 static void test_queue_full(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[4];
-    ramp(prompt, 4, 4);
+    rig_ramp(prompt, 4, 4);
     c.max_seqs = 2;
     c.max_queue = 3;
     rig_open(&r, &c);
     assert_int_equal(sk_loop_credit(r.loop), 5);
-    struct front_req q = greedy(prompt, 4, 4);
+    struct front_req q = rig_greedy(prompt, 4, 4);
     q.n_choice = 3;
     front_submit(&r.front, &q);
     front_submit(&r.front, &q);
-    run_checked(&r);
+    rig_run(&r);
     for (uint32_t i = 0; i < 6; i++)
         assert_int_equal(r.front.seqs[i].finish, i < 5 ? SK_FINISH_LENGTH : SK_FINISH_ERROR);
     assert_int_equal(r.front.seqs[5].reason, SK_EQUEUE);
@@ -548,15 +315,15 @@ static void test_queue_full(void **state)
 static void test_priority(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[4];
-    ramp(prompt, 4, 4);
+    rig_ramp(prompt, 4, 4);
     c.max_seqs = 1;
     rig_open(&r, &c);
     const int32_t priority[] = {0, 5, 0, -3};
     const uint32_t rank[] = {1, 3, 2, 0};
     for (int i = 0; i < 4; i++) {
-        struct front_req q = greedy(prompt, 4, 3);
+        struct front_req q = rig_greedy(prompt, 4, 3);
         q.params.priority = priority[i];
         front_submit(&r.front, &q);
     }
@@ -577,13 +344,13 @@ static void test_priority(void **state)
 static void test_no_allocation(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[60];
-    ramp(prompt, 60, 4);
+    rig_ramp(prompt, 60, 4);
     c.kv.n_blk[0] = 40;
     rig_open(&r, &c);
     for (int i = 0; i < 10; i++) {
-        struct front_req q = greedy(prompt, 20 + 3 * (uint32_t)i, 30);
+        struct front_req q = rig_greedy(prompt, 20 + 3 * (uint32_t)i, 30);
         q.params.n_logprobs = q.params.n_prompt_logprobs = i % 2 ? 20 : -1;
         q.params.seed = (uint64_t)i;
         front_submit(&r.front, &q);
@@ -610,7 +377,7 @@ static int feed_one(struct rig *r)
 static void test_protocol(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     int32_t prompt[4] = {1, 2, 3, 4}, wrong[2] = {1, PRETEND_VOCAB};
     rig_open(&r, &c);
     struct sk_buf *in = &r.front.in;
@@ -662,7 +429,7 @@ static void test_protocol(void **state)
 static void test_hello(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC, .version = SK_WIRE_VERSION + 1};
     snprintf(c.digest, sizeof c.digest, "abc");
     rig_open(&r, &c);
@@ -684,7 +451,7 @@ static void test_hello(void **state)
 static void test_beat(void **state)
 {
     struct rig r;
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
     rig_open(&r, &c);
     sk_wire_put_beat(&r.front.in, 42, 0);
     assert_int_equal(feed_one(&r), 0);
@@ -701,8 +468,6 @@ static void test_beat(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_random_windows),
         cmocka_unit_test(test_full_hit),
         cmocka_unit_test(test_never_fits),
         cmocka_unit_test(test_preempt),

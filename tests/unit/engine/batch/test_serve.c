@@ -15,29 +15,16 @@
 #include <cmocka.h>
 
 #include "comm/base/mem.h"
-#include "tests/unit/engine/batch/invariants.h"
-#include "tests/unit/engine/batch/pretend.h"
+#include "tests/unit/engine/batch/rig.h"
 
 enum { EXIT_OK = 0, EXIT_PROTO = 3, EXIT_OTHER = 4 };
-
-static struct sk_loop_conf small_conf(void)
-{
-    struct sk_loop_conf c = {.max_seqs = 8,
-                             .max_row = 32,
-                             .max_len = 128,
-                             .max_queue = 300,
-                             .n_vocab = PRETEND_VOCAB,
-                             .n_eos = 1,
-                             .eos = {PRETEND_EOS}};
-    c.kv = (struct sk_kvpool_conf){.n_group = 1, .block_tok = 4, .n_blk = {64}, .keep = true, .classes_equal = true};
-    return c;
-}
 
 /* The engine's side; never returns. Its exit says how serving ended, and that its memory did not grow past the
  * channel's maximum. */
 static void engine(int fd, size_t max_out)
 {
-    struct sk_loop_conf c = small_conf();
+    struct sk_loop_conf c = rig_conf();
+    c.max_queue = 300;
     struct sk_loop *l;
     struct sk_chan chan;
     struct sk_err err = {0};

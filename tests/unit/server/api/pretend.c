@@ -142,7 +142,8 @@ static void put_item(struct sk_buf *b, int32_t id, int32_t n_top, bool prompt)
     sk_wire_tokens_item(b, &it, top);
 }
 
-void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint32_t n, enum sk_finish finish, int32_t reason)
+void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint32_t n, enum sk_finish finish,
+                    int32_t reason)
 {
     const struct sk_wire_entry e = {.choice = choice, .n_item = n, .finish = finish, .reason = reason, .n_cached = 1};
     struct sk_buf *b = &pretend.frame;

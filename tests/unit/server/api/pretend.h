@@ -1,4 +1,5 @@
-/* A pretended http, engine and template helper: a request goes in, its answer comes out, without a socket or a process. */
+/* A pretended http, engine and template helper: a request goes in, its answer comes out, without a socket or a process.
+ */
 #ifndef SK_TESTS_API_PRETEND_H
 #define SK_TESTS_API_PRETEND_H
 #include <stdbool.h>
@@ -30,14 +31,14 @@ extern struct pretend {
     struct sk_conf conf;
     struct sk_job jobs[PRETEND_MAX_JOBS];
     uint32_t n_job;
-    int submit_fails;       /* sk_job_submit's result from job number `fail_at` on; 0 = none */
+    int submit_fails; /* sk_job_submit's result from job number `fail_at` on; 0 = none */
     uint32_t fail_at;
     enum sk_engine_state engine;
-    char rendered[4096];    /* the last JSON for the template */
-    sk_tmpl_cb *render_cb;  /* of the rendering that goes on; NULL = none */
+    char rendered[4096];   /* the last JSON for the template */
+    sk_tmpl_cb *render_cb; /* of the rendering that goes on; NULL = none */
     void *render_arg;
     int cancelled_render;
-    struct sk_buf frame;    /* of the engine */
+    struct sk_buf frame; /* of the engine */
 } pretend;
 
 void pretend_open(void);
@@ -46,11 +47,12 @@ void pretend_close(void);
 void pretend_begin(struct sk_http_req *r, const char *method, const char *path);
 /* Begins one and POSTs. */
 void pretend_post(struct sk_http_req *r, const char *path, const char *body);
-void pretend_end(struct sk_http_req *r); /* the last byte is out: on_free */
+void pretend_end(struct sk_http_req *r);   /* the last byte is out: on_free */
 void pretend_leave(struct sk_http_req *r); /* the client goes away: on_gone, then on_free */
-/* The engine says: choice `choice` of the job got `n` tokens, then `finish` (NONE = goes on). Each token has a log-prob of -0.5 and the
- * alternatives asked for: itself, then ids 40, 41 ... at -1, -2 ... */
-void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint32_t n, enum sk_finish finish, int32_t reason);
+/* The engine says: choice `choice` of the job got `n` tokens, then `finish` (NONE = goes on). Each token has a log-prob
+ * of -0.5 and the alternatives asked for: itself, then ids 40, 41 ... at -1, -2 ... */
+void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint32_t n, enum sk_finish finish,
+                    int32_t reason);
 /* Prompt log-probs of all but the first prompt token. */
 void pretend_prompt(struct sk_job *j, uint32_t choice);
 /* The template is rendered. */

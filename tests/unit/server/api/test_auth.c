@@ -47,8 +47,17 @@ static void test_keys(void **state)
     assert_int_equal(check(a, "bEARER   bare-key ", &name), 0);
     assert_string_equal(name, "");
     assert_int_equal(check(a, "Bearer last", &name), 0);
-    static const char *const wrong[] = {"Bearer secre",   "Bearer secrets", "Bearer ",       "Bearer",  "Basic secret", "secret", "",
-                                        "Bearer # keys", "Bearer alice",   "Bearer " SECRET_HEX, "Bearer sha256:" SECRET_HEX};
+    static const char *const wrong[] = {"Bearer secre",
+                                        "Bearer secrets",
+                                        "Bearer ",
+                                        "Bearer",
+                                        "Basic secret",
+                                        "secret",
+                                        "",
+                                        "Bearer # keys",
+                                        "Bearer alice",
+                                        "Bearer " SECRET_HEX,
+                                        "Bearer sha256:" SECRET_HEX};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
         assert_int_equal(check(a, wrong[i], &name), -SK_EAUTH);
     assert_int_equal(check(a, NULL, &name), -SK_EAUTH);
@@ -105,8 +114,9 @@ static void test_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_keys),     cmocka_unit_test(test_upper_case_digits), cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_too_many), cmocka_unit_test(test_file),
+        cmocka_unit_test(test_keys),      cmocka_unit_test(test_upper_case_digits),
+        cmocka_unit_test(test_malformed), cmocka_unit_test(test_too_many),
+        cmocka_unit_test(test_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

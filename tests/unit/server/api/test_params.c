@@ -1,4 +1,5 @@
-/* JSON -> struct sk_params. The refusals of all fields are tests/e2e/test_bad_input.py; here is what becomes of what is accepted. */
+/* JSON -> struct sk_params. The refusals of all fields are tests/e2e/test_bad_input.py; here is what becomes of what is
+ * accepted. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -75,21 +76,23 @@ static void test_nothing_said(void **state)
 
 static void test_null_is_absent(void **state)
 {
-    struct sk_api_params p = accepted(SK_API_COMPLETION,
-                                      "{\"temperature\":null,\"top_p\":null,\"n\":null,\"stop\":null,\"seed\":null,\"logprobs\":null,"
-                                      "\"logit_bias\":null,\"stream\":null,\"stream_options\":null,\"max_tokens\":null,\"best_of\":null,"
-                                      "\"response_format\":null,\"bad_words\":null,\"suffix\":null,\"guided_json\":null,\"cache_salt\":null}");
+    struct sk_api_params p = accepted(
+        SK_API_COMPLETION,
+        "{\"temperature\":null,\"top_p\":null,\"n\":null,\"stop\":null,\"seed\":null,\"logprobs\":null,"
+        "\"logit_bias\":null,\"stream\":null,\"stream_options\":null,\"max_tokens\":null,\"best_of\":null,"
+        "\"response_format\":null,\"bad_words\":null,\"suffix\":null,\"guided_json\":null,\"cache_salt\":null}");
     assert_float(p.wire.temperature, 1);
     assert_int_equal(p.max_tokens, -1);
 }
 
 static void test_numbers(void **state)
 {
-    struct sk_api_params p = accepted(
-        SK_API_COMPLETION,
-        "{\"temperature\":0.7,\"top_p\":0.9,\"min_p\":0.05,\"typical_p\":0.8,\"eta_cutoff\":0.001,\"epsilon_cutoff\":0.002,\"top_k\":40,"
-        "\"repetition_penalty\":1.1,\"presence_penalty\":-2,\"frequency_penalty\":2,\"no_repeat_ngram_size\":3,\"min_tokens\":2,\"priority\":-5,"
-        "\"seed\":42,\"ignore_eos\":true,\"n\":3,\"best_of\":3}");
+    struct sk_api_params p =
+        accepted(SK_API_COMPLETION, "{\"temperature\":0.7,\"top_p\":0.9,\"min_p\":0.05,\"typical_p\":0.8,\"eta_"
+                                    "cutoff\":0.001,\"epsilon_cutoff\":0.002,\"top_k\":40,"
+                                    "\"repetition_penalty\":1.1,\"presence_penalty\":-2,\"frequency_penalty\":2,\"no_"
+                                    "repeat_ngram_size\":3,\"min_tokens\":2,\"priority\":-5,"
+                                    "\"seed\":42,\"ignore_eos\":true,\"n\":3,\"best_of\":3}");
     assert_float(p.wire.temperature, 0.7f);
     assert_float(p.wire.top_p, 0.9f);
     assert_float(p.wire.min_p, 0.05f);
@@ -112,7 +115,8 @@ static void test_numbers(void **state)
 static void test_greedy(void **state)
 {
     struct sk_api_params p =
-        accepted(SK_API_COMPLETION, "{\"temperature\":1e-6,\"top_p\":0.5,\"top_k\":5,\"min_p\":0.5,\"typical_p\":0.5,\"eta_cutoff\":0.1}");
+        accepted(SK_API_COMPLETION,
+                 "{\"temperature\":1e-6,\"top_p\":0.5,\"top_k\":5,\"min_p\":0.5,\"typical_p\":0.5,\"eta_cutoff\":0.1}");
     assert_float(p.wire.temperature, 0);
     assert_float(p.wire.top_p, 1);
     assert_float(p.wire.typical_p, 1);
@@ -194,8 +198,8 @@ static void test_stop(void **state)
 
 static void test_list(void **state)
 {
-    struct sk_api_params p =
-        accepted(SK_API_COMPLETION, "{\"bad_words\":[\"x\"],\"allowed_token_ids\":[7,8],\"logit_bias\":{\"5\":1.5,\"6\":-100},\"stop_token_ids\":[9]}");
+    struct sk_api_params p = accepted(SK_API_COMPLETION, "{\"bad_words\":[\"x\"],\"allowed_token_ids\":[7,8],\"logit_"
+                                                         "bias\":{\"5\":1.5,\"6\":-100},\"stop_token_ids\":[9]}");
     assert_int_equal(p.wire.n_stop_ids, 1);
     assert_int_equal(p.wire.n_bias, 2);
     assert_int_equal(p.wire.n_allowed, 2);
@@ -211,7 +215,8 @@ static void test_list(void **state)
     assert_true(p.wire.n_bad_word >= 2);
 }
 
-/* " ca" is one token of this vocabulary, "ca" is two: the two forms have different lengths, so that only the bare one counts. "he" and " he" ... */
+/* " ca" is one token of this vocabulary, "ca" is two: the two forms have different lengths, so that only the bare one
+ * counts. "he" and " he" ... */
 static void test_bad_words(void **state)
 {
     struct sk_err err;
@@ -263,8 +268,9 @@ static void test_salt(void **state)
 
 static void test_what_asks_for_nothing_passes(void **state)
 {
-    accepted(SK_API_COMPLETION, "{\"suffix\":\"\",\"use_beam_search\":false,\"guided_choice\":[],\"structured_outputs\":{},"
-                                "\"response_format\":{\"type\":\"text\"},\"best_of\":1,\"user\":5,\"no_such_field\":[]}");
+    accepted(SK_API_COMPLETION,
+             "{\"suffix\":\"\",\"use_beam_search\":false,\"guided_choice\":[],\"structured_outputs\":{},"
+             "\"response_format\":{\"type\":\"text\"},\"best_of\":1,\"user\":5,\"no_such_field\":[]}");
     refused(SK_API_COMPLETION, "{\"logprob_token_ids\":[1]}", SK_EUNSUP, "logprob_token_ids");
     refused(SK_API_CHAT, "{\"thinking_token_budget\":0}", SK_EUNSUP, "thinking_token_budget");
 }
@@ -294,8 +300,10 @@ static void test_fit(void **state)
     assert_int_equal(max, 5);
     assert_int_equal(fit(SK_API_COMPLETION, "{\"max_tokens\":4}", MAX_LEN - 4, &max, &err), 0);
     assert_int_equal(fit(SK_API_COMPLETION, "{\"max_tokens\":5}", MAX_LEN - 4, &max, &err), -SK_ECTX);
-    assert_string_equal(err.msg, "This model's maximum context length is 64 tokens. However, you requested 65 tokens (60 in the prompt, 5 in "
-                                 "the completion). Please reduce the length of the prompt or completion.");
+    assert_string_equal(
+        err.msg,
+        "This model's maximum context length is 64 tokens. However, you requested 65 tokens (60 in the prompt, 5 in "
+        "the completion). Please reduce the length of the prompt or completion.");
     assert_int_equal(fit(SK_API_COMPLETION, "{\"max_tokens\":0,\"echo\":true}", MAX_LEN, &max, &err), 0);
     assert_int_equal(max, 0);
     assert_int_equal(fit(SK_API_COMPLETION, "{\"min_tokens\":17}", 1, &max, &err), -SK_ERANGE);

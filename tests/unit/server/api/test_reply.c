@@ -52,7 +52,8 @@ struct full_item {
     struct sk_wire_top top[3];
 };
 
-static void add(struct sk_logprobs *l, int32_t id, float logprob, int32_t rank, uint16_t n_top, const struct sk_wire_top *top)
+static void add(struct sk_logprobs *l, int32_t id, float logprob, int32_t rank, uint16_t n_top,
+                const struct sk_wire_top *top)
 {
     struct full_item f = {.it = {.id = id, .logprob = logprob, .rank = rank, .n_top = n_top}};
     for (uint16_t i = 0; i < n_top; i++)
@@ -63,7 +64,8 @@ static void add(struct sk_logprobs *l, int32_t id, float logprob, int32_t rank, 
 static void test_chat_logprobs(void **state)
 {
     struct sk_logprobs l;
-    const struct sk_logprobs_style st = {.vocab = vocab, .n_top = 2}, ids = {.vocab = vocab, .n_top = 1, .as_ids = true};
+    const struct sk_logprobs_style st = {.vocab = vocab, .n_top = 2},
+                                   ids = {.vocab = vocab, .n_top = 1, .as_ids = true};
     const struct sk_wire_top top[] = {{id_of("A"), -0.25f}, {id_of("B"), -2}, {id_of("C"), -3}};
     char want[512];
     sk_logprobs_init(&l);
@@ -71,9 +73,11 @@ static void test_chat_logprobs(void **state)
     assert_string_equal(written(), "{\"content\":[],\"refusal\":null}");
     add(&l, id_of("B"), -2, 2, 3, top);
     sk_logprobs_put_chat(&out, &l, &st);
-    assert_string_equal(written(), "{\"content\":[{\"token\":\"B\",\"logprob\":-2,\"bytes\":[66],\"top_logprobs\":["
-                                   "{\"token\":\"A\",\"logprob\":-0.25,\"bytes\":[65]},{\"token\":\"B\",\"logprob\":-2,\"bytes\":[66]}]}],"
-                                   "\"refusal\":null}");
+    assert_string_equal(
+        written(),
+        "{\"content\":[{\"token\":\"B\",\"logprob\":-2,\"bytes\":[66],\"top_logprobs\":["
+        "{\"token\":\"A\",\"logprob\":-0.25,\"bytes\":[65]},{\"token\":\"B\",\"logprob\":-2,\"bytes\":[66]}]}],"
+        "\"refusal\":null}");
     sk_logprobs_put_chat(&out, &l, &ids);
     snprintf(want, sizeof want,
              "{\"content\":[{\"token\":\"token_id:%d\",\"logprob\":-2,\"bytes\":[66],\"top_logprobs\":["
@@ -94,8 +98,9 @@ static void test_legacy_logprobs(void **state)
     add(&l, id_of("B"), -INFINITY, 9, 1, top);
     add(&l, id_of("A"), -0.25f, 1, 1, top);
     sk_logprobs_put_legacy(&out, &l, &st, &offset);
-    assert_string_equal(written(), "{\"tokens\":[\"A\",\"B\",\"A\"],\"token_logprobs\":[null,-9999.0,-0.25],"
-                                   "\"top_logprobs\":[null,{\"B\":-9999.0,\"A\":-0.25},{\"A\":-0.25}],\"text_offset\":[5,6,7]}");
+    assert_string_equal(written(),
+                        "{\"tokens\":[\"A\",\"B\",\"A\"],\"token_logprobs\":[null,-9999.0,-0.25],"
+                        "\"top_logprobs\":[null,{\"B\":-9999.0,\"A\":-0.25},{\"A\":-0.25}],\"text_offset\":[5,6,7]}");
     assert_int_equal(offset, 8);
     sk_logprobs_done(&l);
 }
@@ -131,8 +136,10 @@ static void test_parts_of_characters(void **state)
     sk_logprobs_init(&l);
     add(&l, part[0], -1, 2, 3, top);
     sk_logprobs_put_legacy(&out, &l, &st, &offset);
-    assert_string_equal(written(), "{\"tokens\":[\"\xEF\xBF\xBD\"],\"token_logprobs\":[-1],\"top_logprobs\":[{\"\xEF\xBF\xBD\":-1,\"A\":-2}],"
-                                   "\"text_offset\":[0]}");
+    assert_string_equal(
+        written(),
+        "{\"tokens\":[\"\xEF\xBF\xBD\"],\"token_logprobs\":[-1],\"top_logprobs\":[{\"\xEF\xBF\xBD\":-1,\"A\":-2}],"
+        "\"text_offset\":[0]}");
     assert_int_equal(offset, 0);
     sk_logprobs_put_chat(&out, &l, &st);
     char bytes[32];
@@ -154,9 +161,11 @@ static void test_prompt_logprobs(void **state)
     add(&l, id_of("A"), -0.25f, 1, 3, top);
     sk_logprobs_put_prompt(&out, &l, &st);
     snprintf(want, sizeof want,
-             "[null,{\"%d\":{\"logprob\":-3,\"rank\":3,\"decoded_token\":\"C\"},\"%d\":{\"logprob\":-0.25,\"rank\":1,\"decoded_token\":\"A\"},"
+             "[null,{\"%d\":{\"logprob\":-3,\"rank\":3,\"decoded_token\":\"C\"},\"%d\":{\"logprob\":-0.25,\"rank\":1,"
+             "\"decoded_token\":\"A\"},"
              "\"%d\":{\"logprob\":-2,\"rank\":2,\"decoded_token\":\"B\"}},"
-             "{\"%d\":{\"logprob\":-0.25,\"rank\":1,\"decoded_token\":\"A\"},\"%d\":{\"logprob\":-2,\"rank\":2,\"decoded_token\":\"B\"}}]",
+             "{\"%d\":{\"logprob\":-0.25,\"rank\":1,\"decoded_token\":\"A\"},\"%d\":{\"logprob\":-2,\"rank\":2,"
+             "\"decoded_token\":\"B\"}}]",
              id_of("C"), id_of("A"), id_of("B"), id_of("A"), id_of("B"));
     assert_string_equal(written(), want);
     sk_logprobs_put_ids(&out, &l);
@@ -179,9 +188,11 @@ static void test_ids_without_words(void **state)
 }
 
 static const struct sk_reply_usage usage = {.n_prompt = 3, .n_answer = 2, .n_cached = 1};
-#define HEAD(object) "{\"id\":\"i\",\"object\":\"" object "\",\"created\":7,\"model\":\"m\",\"system_fingerprint\":\"f\",\"choices\":["
-#define USAGE                                                                                                                              \
-    ",\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":1},"           \
+#define HEAD(object)                                                                                                   \
+    "{\"id\":\"i\",\"object\":\"" object "\",\"created\":7,\"model\":\"m\",\"system_fingerprint\":\"f\",\"choices\":["
+#define USAGE                                                                                                          \
+    ",\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5,\"prompt_tokens_details\":{\"cached_"  \
+    "tokens\":1},"                                                                                                     \
     "\"completion_tokens_details\":{\"reasoning_tokens\":0}}"
 
 static void test_completion(void **state)
@@ -195,38 +206,46 @@ static void test_completion(void **state)
     sk_reply_choice(&out, &r, &b);
     sk_reply_choice(&out, &r, &c);
     sk_reply_close(&out, &r, NULL, &usage);
-    assert_string_equal(written(), HEAD("text_completion") "{\"index\":0,\"text\":\"x\\\"\\n\",\"logprobs\":null,\"finish_reason\":\"length\","
-                                                           "\"stop_reason\":null},{\"index\":1,\"text\":\"\",\"logprobs\":null,"
-                                                           "\"finish_reason\":\"stop\",\"stop_reason\":2},{\"index\":2,\"text\":\"\","
-                                                           "\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":\"END\"}]" USAGE "}");
+    assert_string_equal(
+        written(),
+        HEAD("text_completion") "{\"index\":0,\"text\":\"x\\\"\\n\",\"logprobs\":null,\"finish_reason\":\"length\","
+                                "\"stop_reason\":null},{\"index\":1,\"text\":\"\",\"logprobs\":null,"
+                                "\"finish_reason\":\"stop\",\"stop_reason\":2},{\"index\":2,\"text\":\"\","
+                                "\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":\"END\"}]" USAGE "}");
 }
 
 static void test_chat(void **state)
 {
     const int32_t ids[] = {1, 2};
-    const struct sk_reply r = {.chat = true, .id = "i", .model = "m", .fingerprint = "f", .created = 7, .token_ids = true};
+    const struct sk_reply r = {
+        .chat = true, .id = "i", .model = "m", .fingerprint = "f", .created = 7, .token_ids = true};
     struct sk_logprobs l;
     sk_logprobs_init(&l);
     add(&l, 9, -1, 1, 0, NULL);
-    const struct sk_reply_choice a = {.text = "x", .n_text = 1, .finish = "stop", .stop_id = -1, .tokens = &l, .prompt_ids = ids, .n_prompt = 2};
+    const struct sk_reply_choice a = {
+        .text = "x", .n_text = 1, .finish = "stop", .stop_id = -1, .tokens = &l, .prompt_ids = ids, .n_prompt = 2};
     sk_reply_open(&out, &r);
     sk_reply_choice(&out, &r, &a);
     sk_reply_close(&out, &r, &a, &usage);
-    assert_string_equal(written(), HEAD("chat.completion") "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"x\",\"refusal\":null},"
-                                                           "\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null,"
-                                                           "\"token_ids\":[9]}],\"prompt_token_ids\":[1,2]" USAGE "}");
+    assert_string_equal(
+        written(),
+        HEAD("chat.completion") "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"x\",\"refusal\":null},"
+                                "\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null,"
+                                "\"token_ids\":[9]}],\"prompt_token_ids\":[1,2]" USAGE "}");
     sk_logprobs_done(&l);
 }
 
 static void test_chunks(void **state)
 {
-    const struct sk_reply r = {.chat = true, .stream = true, .id = "i", .model = "m", .fingerprint = "f", .created = 7, .usage = true};
+    const struct sk_reply r = {
+        .chat = true, .stream = true, .id = "i", .model = "m", .fingerprint = "f", .created = 7, .usage = true};
     const struct sk_reply_choice role = {.role = true, .stop_id = -1}, text = {.text = "x", .n_text = 1, .stop_id = -1},
                                  last = {.text = "", .finish = "stop", .stop_id = -1};
     sk_reply_open(&out, &r);
     sk_reply_choice(&out, &r, &role);
     sk_reply_close(&out, &r, &role, NULL);
-    assert_string_equal(written(), HEAD("chat.completion.chunk") "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+    assert_string_equal(written(), HEAD("chat.completion.chunk") "{\"index\":0,\"delta\":{\"role\":\"assistant\","
+                                                                 "\"content\":\"\"},\"logprobs\":null,"
                                                                  "\"finish_reason\":null}],\"usage\":null}");
     sk_reply_open(&out, &r);
     sk_reply_choice(&out, &r, &text);
@@ -235,7 +254,8 @@ static void test_chunks(void **state)
     sk_reply_open(&out, &r);
     sk_reply_choice(&out, &r, &last);
     sk_reply_close(&out, &r, &last, NULL);
-    assert_non_null(strstr(written(), "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null}]"));
+    assert_non_null(
+        strstr(written(), "\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null}]"));
     sk_reply_open(&out, &r);
     sk_reply_close(&out, &r, NULL, &usage);
     assert_string_equal(written(), HEAD("chat.completion.chunk") "]" USAGE "}");
@@ -246,11 +266,14 @@ static void test_error(void **state)
     struct sk_err err;
     sk_err_set(&err, SK_ERANGE, "top_p", "too \"big\"");
     sk_reply_error(&out, &err);
-    assert_string_equal(written(),
-                        "{\"error\":{\"message\":\"too \\\"big\\\"\",\"type\":\"invalid_request_error\",\"param\":\"top_p\",\"code\":\"out_of_range\"}}");
+    assert_string_equal(
+        written(), "{\"error\":{\"message\":\"too "
+                   "\\\"big\\\"\",\"type\":\"invalid_request_error\",\"param\":\"top_p\",\"code\":\"out_of_range\"}}");
     err = (struct sk_err){.code = SK_EUNAVAIL};
     sk_reply_error(&out, &err);
-    assert_string_equal(written(), "{\"error\":{\"message\":\"unavailable\",\"type\":\"server_error\",\"param\":null,\"code\":\"unavailable\"}}");
+    assert_string_equal(
+        written(),
+        "{\"error\":{\"message\":\"unavailable\",\"type\":\"server_error\",\"param\":null,\"code\":\"unavailable\"}}");
 }
 
 static int set_up(void **state)
@@ -270,9 +293,15 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chat_logprobs),       cmocka_unit_test(test_legacy_logprobs), cmocka_unit_test(test_hidden_first_token),
-        cmocka_unit_test(test_parts_of_characters), cmocka_unit_test(test_prompt_logprobs), cmocka_unit_test(test_ids_without_words),
-        cmocka_unit_test(test_completion),          cmocka_unit_test(test_chat),            cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_chat_logprobs),
+        cmocka_unit_test(test_legacy_logprobs),
+        cmocka_unit_test(test_hidden_first_token),
+        cmocka_unit_test(test_parts_of_characters),
+        cmocka_unit_test(test_prompt_logprobs),
+        cmocka_unit_test(test_ids_without_words),
+        cmocka_unit_test(test_completion),
+        cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_error),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -63,10 +63,21 @@ static void test_methods(void **state)
         const char *method, *path;
         int status;
     } cases[] = {
-        {"GET", "/health", 200},        {"HEAD", "/health", 200},  {"OPTIONS", "/health", 204},        {"POST", "/health", 405},
-        {"GET", COMPLETIONS, 405},      {"OPTIONS", CHAT, 204},    {"GET", "/", 404},                  {"OPTIONS", "/", 404},
-        {"GET", "/v1/models/tiny", 200}, {"GET", "/v1/models/x", 404}, {"GET", "/v1/models/", 404},     {"GET", "/v1/modelsx", 404},
-        {"GET", "/version", 200},       {"POST", "/v1/embeddings", 501}, {"BREW", "/version", 405},
+        {"GET", "/health", 200},
+        {"HEAD", "/health", 200},
+        {"OPTIONS", "/health", 204},
+        {"POST", "/health", 405},
+        {"GET", COMPLETIONS, 405},
+        {"OPTIONS", CHAT, 204},
+        {"GET", "/", 404},
+        {"OPTIONS", "/", 404},
+        {"GET", "/v1/models/tiny", 200},
+        {"GET", "/v1/models/x", 404},
+        {"GET", "/v1/models/", 404},
+        {"GET", "/v1/modelsx", 404},
+        {"GET", "/version", 200},
+        {"POST", "/v1/embeddings", 501},
+        {"BREW", "/version", 405},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct sk_http_req r;
@@ -116,7 +127,8 @@ static void test_whole_answer(void **state)
     assert_int_equal(r.status, 200);
     assert_has(&r.reply, "\"text\":\"ABC\"");
     assert_has(&r.reply, "\"finish_reason\":\"length\"");
-    assert_has(&r.reply, "\"prompt_tokens\":3,\"completion_tokens\":3,\"total_tokens\":6,\"prompt_tokens_details\":{\"cached_tokens\":1}");
+    assert_has(&r.reply, "\"prompt_tokens\":3,\"completion_tokens\":3,\"total_tokens\":6,\"prompt_tokens_details\":{"
+                         "\"cached_tokens\":1}");
     assert_false(j->freed);
     pretend_end(&r);
     assert_true(j->freed);
@@ -150,7 +162,8 @@ static void test_stop_string(void **state)
     pretend_tokens(j, 0, ids, 2, SK_FINISH_LENGTH, 0);
     assert_int_equal(r.status, 200);
     assert_has(&r.reply, "\"index\":0,\"text\":\"AB\",\"logprobs\":null,\"finish_reason\":\"length\"");
-    assert_has(&r.reply, "\"index\":1,\"text\":\"A\",\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":\"BC\"");
+    assert_has(&r.reply,
+               "\"index\":1,\"text\":\"A\",\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":\"BC\"");
     assert_has(&r.reply, "\"completion_tokens\":5,");
     pretend_end(&r);
 }
@@ -289,13 +302,16 @@ static void test_echo_logprobs(void **state)
     struct sk_http_req r;
     const int32_t a = id_of("A");
     char body[128];
-    snprintf(body, sizeof body, "{\"prompt\":[%d,%d,%d],\"echo\":true,\"logprobs\":1,\"max_tokens\":1}", id_of("X"), id_of("Y"), id_of("Z"));
+    snprintf(body, sizeof body, "{\"prompt\":[%d,%d,%d],\"echo\":true,\"logprobs\":1,\"max_tokens\":1}", id_of("X"),
+             id_of("Y"), id_of("Z"));
     pretend_post(&r, COMPLETIONS, body);
     pretend_prompt(&pretend.jobs[0], 0);
     pretend_prompt(&pretend.jobs[0], 0); /* more than there are: passed over */
     pretend_tokens(&pretend.jobs[0], 0, &a, 1, SK_FINISH_LENGTH, 0);
-    assert_has(&r.reply, "\"text\":\"XYZA\",\"logprobs\":{\"tokens\":[\"X\",\"Y\",\"Z\",\"A\"],\"token_logprobs\":[null,-0.5,-0.5,-0.5],"
-                         "\"top_logprobs\":[null,{\"Y\":-0.5},{\"Z\":-0.5},{\"A\":-0.5}],\"text_offset\":[0,1,2,3]}");
+    assert_has(
+        &r.reply,
+        "\"text\":\"XYZA\",\"logprobs\":{\"tokens\":[\"X\",\"Y\",\"Z\",\"A\"],\"token_logprobs\":[null,-0.5,-0.5,-0.5],"
+        "\"top_logprobs\":[null,{\"Y\":-0.5},{\"Z\":-0.5},{\"A\":-0.5}],\"text_offset\":[0,1,2,3]}");
     pretend_end(&r);
 }
 
@@ -304,8 +320,9 @@ static void test_chat(void **state)
     struct sk_http_req r;
     const int32_t a = id_of("A");
     pretend_post(&r, CHAT, "{\"chat_template_kwargs\":{\"k\":[1]},\"stream\":true,\"max_tokens\":1," MESSAGES "}");
-    assert_string_equal(pretend.rendered, "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"tools\":null,\"kwargs\":{\"k\":[1]},"
-                                          "\"add_generation_prompt\":true,\"continue_final_message\":false,\"chat_template\":null}");
+    assert_string_equal(pretend.rendered,
+                        "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"tools\":null,\"kwargs\":{\"k\":[1]},"
+                        "\"add_generation_prompt\":true,\"continue_final_message\":false,\"chat_template\":null}");
     assert_int_equal(r.status, 0);
     pretend_render("<|im_start|>hi");
     assert_int_equal(pretend.jobs[0].prompt[0], id_of("<|im_start|>"));
@@ -328,7 +345,8 @@ static void test_guard(void **state)
         assert_true(j->prompt[i] != id_of("<|im_start|>"));
     pretend_leave(&r);
     expect_error(COMPLETIONS, "{\"prompt\":\"a\\ufdd0\"}", 400, "\"param\":\"prompt\"");
-    expect_error(CHAT, "{" MESSAGES ",\"tools\":[{\"type\":\"function\",\"function\":{\"\\ufdd0\":1}}]}", 400, "\"param\":\"tools\"");
+    expect_error(CHAT, "{" MESSAGES ",\"tools\":[{\"type\":\"function\",\"function\":{\"\\ufdd0\":1}}]}", 400,
+                 "\"param\":\"tools\"");
 }
 
 static void test_keys(void **state)
@@ -361,7 +379,8 @@ static void test_keys(void **state)
 /* Each allocation of a request fails once: an error, or an answer, but no leak and no second reply. */
 static void test_out_of_memory(void **state)
 {
-    static const char body[] = "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"echo\":true,\"logprobs\":1,\"stop\":[\"q\"],\"bad_words\":[\"z\"],\"max_tokens\":1}";
+    static const char body[] = "{\"prompt\":[\"x\",\"y\"],\"n\":2,\"echo\":true,\"logprobs\":1,\"stop\":[\"q\"],\"bad_"
+                               "words\":[\"z\"],\"max_tokens\":1}";
     const int32_t a = id_of("A");
     int status = 0;
     for (uint64_t n = 1; status != 200; n++) {
