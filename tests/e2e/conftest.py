@@ -2,7 +2,7 @@
 
 SK_BUILD   folder with skeind, skein-engine and skein-build (default: SK_SRCDIR)
 SK_SRCDIR  root of the tree (default: two folders up)
-SK_MODEL   model to serve (default: the tiny llama checkpoint of tests/golden)
+SK_MODEL   the default model, for test_smollm2.py
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import pytest
 
 SRC = pathlib.Path(os.environ.get("SK_SRCDIR", pathlib.Path(__file__).parents[2])).resolve()
 BUILD = pathlib.Path(os.environ.get("SK_BUILD", SRC)).resolve()
-MODEL = os.environ.get("SK_MODEL", str(SRC / "tests/golden/tiny/llama"))
+MODEL = str(SRC / "tests/golden/tiny/llama")
 START_S = 120
 
 
