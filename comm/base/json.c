@@ -1,6 +1,7 @@
 #include "comm/base/json.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <float.h>
 #include <math.h>
 #include <pthread.h>
@@ -18,7 +19,13 @@ struct scan {
     const char *s;
     size_t n, i; /* i: the byte looked at; on failure, the offending one */
     size_t n_values;
+    struct sk_buf long_ints; /* struct long_int: integers that a double may round */
     const char *why;
+};
+
+struct long_int {
+    size_t value; /* which value of the text it is, from 1 */
+    size_t at, n; /* its characters */
 };
 
 static int fail(struct scan *x, int code, const char *why)
@@ -56,6 +63,7 @@ static int scan_number(struct scan *x)
         x->i++;
     else if (!skip_digits(x))
         return fail(x, SK_EJSON, "expected a digit");
+    bool is_int = peek(x) != '.' && (peek(x) | 0x20) != 'e';
     if (peek(x) == '.') {
         x->i++;
         if (!skip_digits(x))
@@ -72,7 +80,11 @@ static int scan_number(struct scan *x)
         x->i = from;
         return fail(x, SK_EJSON, "number of more than 63 characters");
     }
-    return 0;
+    const struct long_int l = {.value = x->n_values, .at = from, .n = x->i - from};
+    if (l.n <= DBL_DIG || !is_int)
+        return 0;
+    x->why = "out of memory";
+    return sk_buf_add(&x->long_ints, &l, sizeof l);
 }
 
 /* Four hex digits at i; -1 if they are not. Moves past them. */
@@ -225,22 +237,21 @@ static int scan_value(struct scan *x, int depth)
     }
 }
 
-static int check(const char *s, size_t n, struct sk_err *err)
+static int check(struct scan *x, struct sk_err *err)
 {
-    struct scan x = {.s = s, .n = n};
-    int rc = scan_value(&x, 0);
+    int rc = scan_value(x, 0);
     if (rc == 0) {
-        skip_space(&x);
-        if (x.i == n)
+        skip_space(x);
+        if (x->i == x->n)
             return 0;
-        rc = fail(&x, SK_EJSON, "text after the end of the value");
+        rc = fail(x, SK_EJSON, "text after the end of the value");
     }
     size_t line = 1, column = 1;
-    for (size_t i = 0; i < x.i; i++) {
-        column = s[i] == '\n' ? 1 : column + 1;
-        line += s[i] == '\n';
+    for (size_t i = 0; i < x->i; i++) {
+        column = x->s[i] == '\n' ? 1 : column + 1;
+        line += x->s[i] == '\n';
     }
-    return sk_err_set(err, -rc, NULL, "%s at line %zu, column %zu (byte %zu)", x.why, line, column, x.i);
+    return sk_err_set(err, -rc, NULL, "%s at line %zu, column %zu (byte %zu)", x->why, line, column, x->i);
 }
 
 /* ---- parsing ---- */
@@ -250,20 +261,54 @@ static void install_hooks(void)
     cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = sk_malloc, .free_fn = sk_free});
 }
 
+struct keeper {
+    const char *s;
+    size_t n_values;
+    const struct long_int *next, *end;
+};
+
+/* cJSON keeps a number as a double only; `valuestring`, which its numbers leave empty and it frees with any value, takes
+ * the characters of a long integer. Values come in the text's order, the order in which they were counted. */
+static int keep_long_ints(struct cJSON *v, struct keeper *k)
+{
+    if (++k->n_values == k->next->value) {
+        v->valuestring = sk_malloc(k->next->n + 1);
+        if (!v->valuestring)
+            return -SK_ENOMEM;
+        memcpy(v->valuestring, k->s + k->next->at, k->next->n);
+        v->valuestring[k->next->n] = '\0';
+        k->next++;
+    }
+    int rc = 0;
+    for (struct cJSON *e = v->child; rc == 0 && e && k->next < k->end; e = e->next)
+        rc = keep_long_ints(e, k);
+    return rc;
+}
+
 int sk_json_parse(const char *s, size_t n, size_t max, struct cJSON **ret_v, struct sk_err *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install_hooks);
     if (n > max)
         return sk_err_set(err, SK_ETOOBIG, NULL, "%zu bytes of JSON are more than the limit of %zu", n, max);
-    int rc = check(s, n, err);
+    cJSON *v = NULL;
+    struct scan x = {.s = s, .n = n};
+    sk_buf_init(&x.long_ints, SIZE_MAX);
+    int rc = check(&x, err);
     if (rc)
-        return rc;
-    cJSON *v = cJSON_ParseWithLengthOpts(s, n, NULL, 0);
-    if (!v) /* the syntax is known to be right */
-        return sk_err_set(err, SK_ENOMEM, NULL, "out of memory while parsing %zu bytes of JSON", n);
-    *ret_v = v;
-    return 0;
+        goto out;
+    v = cJSON_ParseWithLengthOpts(s, n, NULL, 0); /* the syntax is known to be right */
+    struct keeper k = {.s = s, .next = (const void *)x.long_ints.p};
+    k.end = k.next + x.long_ints.n / sizeof *k.next;
+    if (!v || (k.next < k.end && keep_long_ints(v, &k) != 0))
+        rc = sk_err_set(err, SK_ENOMEM, NULL, "out of memory while parsing %zu bytes of JSON", n);
+out:
+    sk_buf_done(&x.long_ints);
+    if (rc == 0)
+        *ret_v = v;
+    else
+        cJSON_Delete(v);
+    return rc;
 }
 
 int sk_json_load(const char *path, size_t max, struct cJSON **ret_v, struct sk_err *err)
@@ -375,6 +420,14 @@ bool sk_json_is_true(const struct cJSON *v)
 bool sk_json_is_int(const struct cJSON *v, int64_t *ret)
 {
     double x = sk_json_num(v);
+    if (cJSON_IsNumber(v) && v->valuestring) {
+        errno = 0;
+        long long i = strtoll(v->valuestring, NULL, 10);
+        if (errno != 0)
+            return false;
+        *ret = i;
+        return true;
+    }
     if (!(fabs(x) < 0x1p53) || x != trunc(x))
         return false;
     *ret = (int64_t)x;
@@ -540,6 +593,8 @@ int sk_json_print(struct sk_buf *b, const struct cJSON *v)
     case SK_JSON_BOOL:
         return sk_buf_str(b, sk_json_is_true(v) ? "true" : "false");
     case SK_JSON_NUMBER:
+        if (v->valuestring)
+            return sk_buf_str(b, v->valuestring);
         if (isinf(v->valuedouble)) /* a file may say 1e999 */
             return sk_buf_str(b, v->valuedouble > 0 ? "1e999" : "-1e999");
         return sk_json_put_num(b, v->valuedouble);

@@ -37,7 +37,8 @@ const char *sk_json_key(const struct cJSON *v); /* member's key, NULL in an arra
 const char *sk_json_str(const struct cJSON *v); /* NULL when not a string */
 double sk_json_num(const struct cJSON *v);      /* NaN when not a number */
 bool sk_json_is_true(const struct cJSON *v);
-bool sk_json_is_int(const struct cJSON *v, int64_t *ret); /* |x| < 2^53: beyond, doubles skip integers */
+/* Any int64_t that is written as digits alone, exactly; with a point or an exponent, |x| < 2^53 only. */
+bool sk_json_is_int(const struct cJSON *v, int64_t *ret);
 
 /* Typed getters for request fields and files: an absent key or null leaves *ret untouched and returns 0; a wrong type
  * is -SK_ETYPE, out of [min, max] (or NaN/Inf) is -SK_ERANGE; err->param is the key and the message says the limits. */

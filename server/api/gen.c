@@ -256,6 +256,8 @@ static int init_choice(struct sk_gen *g, struct sk_gen_choice *c, const struct s
 {
     const struct sk_api_params *a = &g->params;
     int rc = sk_detok_new(g->model->vocab, &a->stop, a->skip_special, &c->detok);
+    for (size_t i = 0; rc == 0 && i < p->n_id; i++)
+        sk_detok_follow(c->detok, p->ids[i]);
     c->stop_id = -1;
     sk_buf_init(&c->text, MAX_TEXT_BYTES);
     sk_logprobs_init(&c->tokens);
@@ -429,10 +431,13 @@ static int take_token(struct sk_gen *g, struct sk_gen_choice *c, const struct sk
     return 0;
 }
 
+/* The token that ended the answer (EOS or a stop token) is no text, but it was computed and took a place of max_tokens:
+ * usage counts it, as vLLM's does, just as it counts the tokens of a stop string that is cut off. */
 static int take_finish(struct sk_gen *g, struct sk_gen_choice *c, const struct sk_wire_entry *e)
 {
     bool stopped = e->finish != SK_FINISH_LENGTH;
     int rc = 0;
+    g->n_answer += stopped;
     if (stopped && g->params.stop.include && e->reason >= 0)
         rc = sk_detok_push(c->detok, e->reason, false, &c->text);
     if (rc >= 0)

@@ -1,6 +1,5 @@
 #include "server/api/params.h"
 
-#include <math.h>
 #include <nettle/sha2.h>
 #include <stddef.h>
 #include <string.h>
@@ -155,20 +154,20 @@ static int take_ints(struct sk_api_reader *x)
     return 0;
 }
 
-/* Beyond 2^53 neighbouring integers are the same double, which is harmless in a seed. */
+/* -1 is no seed, as in clients that cannot leave a field out. */
 static int take_seed(struct sk_api_reader *x)
 {
     const struct cJSON *v = sk_api_field(x, "seed");
+    int64_t seed;
     x->p->wire.seed = sk_rng_seed();
     if (!v)
         return 0;
-    double d = sk_json_num(v);
     if (sk_json_type(v) != SK_JSON_NUMBER)
         return sk_err_set(x->err, SK_ETYPE, "seed", "seed must be an integer, not %s.", sk_json_typename(v));
-    if (!(d >= -0x1p63 && d <= 0x1p63) || d != floor(d))
+    if (!sk_json_is_int(v, &seed))
         return sk_err_set(x->err, SK_ERANGE, "seed", "seed must be an integer from -2^63 to 2^63 - 1.");
-    if (d != -1)
-        x->p->wire.seed = d == 0x1p63 ? (uint64_t)INT64_MAX : (uint64_t)(int64_t)d;
+    if (seed != -1)
+        x->p->wire.seed = (uint64_t)seed;
     return 0;
 }
 

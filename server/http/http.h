@@ -31,7 +31,7 @@ struct sk_http_conf {
 int sk_http_open(struct uv_loop_s *loop, const struct sk_http_conf *conf, struct sk_http **ret, struct sk_err *err);
 int sk_http_port(const struct sk_http *h);
 void sk_http_quiesce(struct sk_http *h); /* no new connections; running exchanges go on */
-size_t sk_http_active(const struct sk_http *h);
+size_t sk_http_active(const struct sk_http *h); /* exchanges that came to on_request and are not over */
 /* Ends every exchange and the daemon; `done` runs when the last handle is closed. Not from inside a callback of ours. */
 void sk_http_close(struct sk_http *h, void (*done)(void *arg), void *arg);
 /* Runs the library once: call after a batch of replies / sk_http_wake made outside of on_request (after all of an engine step's). */

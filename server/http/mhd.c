@@ -8,6 +8,8 @@
  *  - A suspended connection is deaf: its end is seen by a uv_poll of our own on the same descriptor, which must be
  * stopped before the library closes it (that is, in request_completed).
  *  - MHD_stop_daemon aborts if anything is suspended.
+ *  - It reads its edge-triggered epoll's events until a read comes short, and so misses a FIN that came in the same
+ *    edge as the last bytes ("sweep" looks).
  *  - Its time-out is of inactivity only: a byte a second keeps a request open. Connections carry our own deadlines
  * ("sweep").
  *  - At its connection limit it falls silent: ours is lower and answers 503. */
@@ -59,6 +61,7 @@ struct sk_http_req {
     bool is_head;
     bool bad_url;   /* too long, or with a NUL in it */
     bool too_big;   /* a chunked body beyond max_body: the rest is thrown away */
+    bool counted;   /* among n_active */
     bool inside;    /* on_request is on the stack */
     bool suspended; /* the library does not touch the connection */
     bool gone;      /* the client went away, or is being sent away */
@@ -85,7 +88,7 @@ struct sk_http {
     uv_timer_t sweeper;
     uint32_t n_handles; /* uv handles that are not closed yet */
     uint32_t n_conn;
-    size_t n_active;
+    size_t n_active; /* exchanges that reached on_request */
     struct conn *conns;
     bool kicked, closing;
     void (*done)(void *arg);
@@ -415,6 +418,8 @@ static enum MHD_Result hand_over(struct sk_http_req *r)
     if (r->too_big)
         return refuse(r, 413, SK_ETOOBIG, "The request body is too large.");
     r->phase = PHASE_HANDLED;
+    r->counted = true;
+    r->http->n_active++;
     r->inside = true;
     r->http->conf.on_request(r->http->conf.arg, r);
     r->inside = false;
@@ -478,7 +483,6 @@ static void *request_begins(void *cls, const char *uri, struct MHD_Connection *m
     sk_buf_init(&r->queue, h->conf.max_stream_queue);
     c->req = r;
     c->deadline = uv_now(h->loop) + (uint64_t)h->conf.request_timeout_ms;
-    h->n_active++;
     return r;
 }
 
@@ -498,7 +502,7 @@ static void request_completed(void *cls, struct MHD_Connection *mhd, void **req,
         MHD_destroy_response(r->response);
     if (r->on_free)
         r->on_free(r->user);
-    h->n_active--;
+    h->n_active -= r->counted;
     if (r->watching)
         uv_close((uv_handle_t *)&r->poll, on_watch_closed);
     else
@@ -566,11 +570,23 @@ static void keep_alive(struct sk_http_req *r, uint64_t now)
     sk_http_wake(r);
 }
 
+/* A client that owes us bytes and has closed: the shutdown of what is closed already makes the library's epoll look at it
+ * once more. A half-close behind a whole request is none: by then nothing is due. */
+static void notice_end(const struct conn *c)
+{
+    char byte;
+    ssize_t n = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        shutdown(c->fd, SHUT_RD);
+}
+
 static void on_sweep(uv_timer_t *t)
 {
     struct sk_http *h = t->data;
     uint64_t now = uv_now(h->loop);
     for (struct conn *c = h->conns; c; c = c->next) {
+        if (c->deadline)
+            notice_end(c);
         if (c->deadline && c->deadline <= now)
             expire(c);
         else if (c->req)

@@ -94,6 +94,20 @@ int sk_detok_stop(const struct sk_detok *d)
     return d->matched;
 }
 
+/* Does the token have a text? A row of the embedding that pads it has none. */
+static bool is_text(const struct sk_detok *d, int32_t id)
+{
+    return id >= 0 && (uint32_t)id < d->v->n_word && !(d->skip_special && (d->v->words[id].flags & SK_TOK_SPECIAL));
+}
+
+void sk_detok_follow(struct sk_detok *d, int32_t id)
+{
+    if (is_text(d, id)) {
+        d->first = false;
+        d->n_strip = 0;
+    }
+}
+
 /* The first n bytes of the text held and the byte after it. */
 static int emit_held(const struct sk_detok *d, uint32_t n, char c, struct sk_buf *out)
 {
@@ -188,11 +202,9 @@ int sk_detok_push(struct sk_detok *d, int32_t id, bool check_stop, struct sk_buf
 {
     if (d->matched >= 0)
         return 1;
-    if (id < 0 || (uint32_t)id >= d->v->n_word) /* a row of the embedding that pads it: no text */
+    if (!is_text(d, id))
         return 0;
     const struct sk_vocab_word *w = &d->v->words[id];
-    if (d->skip_special && (w->flags & SK_TOK_SPECIAL))
-        return 0;
     bool is_byte = w->flags & SK_TOK_BYTE;
     if (d->in_run != is_byte && d->n_pend) {
         int rc = settle(d, d->n_pend, check_stop, out);

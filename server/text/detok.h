@@ -22,6 +22,9 @@ struct sk_detok; /* one a choice */
 
 int sk_detok_new(const struct sk_vocab *v, const struct sk_stop *stop, bool skip_special, struct sk_detok **ret);
 void sk_detok_free(struct sk_detok *d);
+/* Before the first push: the text continues that of a prompt with this token in it, so that a word at its start keeps
+ * the space that the first word of a text loses. A special token that is skipped does not count. */
+void sk_detok_follow(struct sk_detok *d, int32_t id);
 /* Takes one token; appends text that is now certain to `out`. `check_stop` false (below min_tokens): the token's text
  * cannot end the answer. Returns 0, 1 when a stop string is complete (index in sk_detok_stop; nothing after it comes
  * out any more), or -SK_ETOOBIG. */

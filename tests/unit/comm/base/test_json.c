@@ -194,8 +194,13 @@ static void test_is_int(void **state)
         {"\"1\"", 0},
         {"-9007199254740991", -9007199254740991},
         {"true", 0},
-        {"9007199254740993", 0},
-        {"9007199254740992", 0},
+        {"9007199254740993", 9007199254740993},
+        {"-9223372036854775808", INT64_MIN},
+        {"9223372036854775807", INT64_MAX},
+        {"9223372036854775808", 0},
+        {"100000000000000000000000000000000000000000000000000000000000000", 0},
+        {"9007199254740993.0", 0},
+        {"9007199254740993e0", 0},
     };
     for (size_t k = 0; k < sizeof cases / sizeof cases[0]; k++) {
         int64_t i = 0;
@@ -204,6 +209,30 @@ static void test_is_int(void **state)
         assert_true(i == cases[k].want);
         sk_json_free(v);
     }
+}
+
+static void test_long_ints_find_their_value(void **state)
+{
+    static const char text[] =
+        "{\"a\":[1,9007199254740993,{\"b\":-9007199254740995}],\"s\":\"9007199254740997\",\"c\":1000000000000000000000,"
+        "\"d\":123456789012345678.5,\"e\":9223372036854775807}";
+    struct cJSON *v = parse(text);
+    struct sk_buf b;
+    int64_t i = 0;
+    assert_true(sk_json_is_int(sk_json_at(v, "e"), &i) && i == INT64_MAX);
+    const struct cJSON *a = sk_json_next(sk_json_first(sk_json_get(v, "a")));
+    assert_true(sk_json_is_int(a, &i) && i == 9007199254740993);
+    assert_true(sk_json_is_int(sk_json_get(sk_json_next(a), "b"), &i) && i == -9007199254740995);
+    assert_null(sk_json_str(a));
+    assert_false(sk_json_is_int(sk_json_get(v, "s"), &i));
+    assert_false(sk_json_is_int(sk_json_get(v, "c"), &i));
+    assert_false(sk_json_is_int(sk_json_get(v, "d"), &i));
+    sk_buf_init(&b, 4096);
+    assert_int_equal(sk_json_print(&b, v), 0);
+    assert_non_null(strstr(b.p, "9007199254740993"));
+    assert_non_null(strstr(b.p, "1000000000000000000000,"));
+    sk_buf_done(&b);
+    sk_json_free(v);
 }
 
 static void test_getters(void **state)
@@ -392,7 +421,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accepts), cmocka_unit_test(test_refuses), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_reading), cmocka_unit_test(test_is_int),  cmocka_unit_test(test_getters),
+        cmocka_unit_test(test_reading), cmocka_unit_test(test_is_int),
+        cmocka_unit_test(test_long_ints_find_their_value),  cmocka_unit_test(test_getters),
         cmocka_unit_test(test_quote),   cmocka_unit_test(test_numbers), cmocka_unit_test(test_numbers_read_back),
         cmocka_unit_test(test_print),   cmocka_unit_test(test_load),    cmocka_unit_test(test_out_of_memory),
     };

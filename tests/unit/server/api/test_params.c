@@ -132,8 +132,10 @@ static void test_seed(void **state)
     assert_true(accepted(SK_API_COMPLETION, "{\"seed\":0}").wire.seed == 0);
     assert_true(accepted(SK_API_COMPLETION, "{\"seed\":-7}").wire.seed == (uint64_t)-7);
     assert_true(accepted(SK_API_COMPLETION, "{\"seed\":9223372036854775807}").wire.seed == INT64_MAX);
+    assert_true(accepted(SK_API_COMPLETION, "{\"seed\":9007199254740993}").wire.seed == 9007199254740993);
     assert_true(accepted(SK_API_COMPLETION, "{\"seed\":-9223372036854775808}").wire.seed == (uint64_t)INT64_MIN);
     assert_true(accepted(SK_API_COMPLETION, "{\"seed\":-1}").wire.seed != (uint64_t)-1);
+    refused(SK_API_COMPLETION, "{\"seed\":9223372036854775808}", SK_ERANGE, "seed");
     refused(SK_API_COMPLETION, "{\"seed\":9323372036854775807}", SK_ERANGE, "seed");
 }
 

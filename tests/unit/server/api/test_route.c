@@ -141,11 +141,12 @@ static void test_eos_is_no_text(void **state)
     pretend_post(&r, COMPLETIONS, "{\"prompt\":[5],\"include_stop_str_in_output\":true}");
     pretend_tokens(&pretend.jobs[0], 0, &a, 1, SK_FINISH_EOS, 2);
     assert_has(&r.reply, "\"text\":\"A\",\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":null");
+    assert_has(&r.reply, "\"completion_tokens\":2,");
     pretend_end(&r);
     pretend_post(&r, COMPLETIONS, "{\"prompt\":[5],\"include_stop_str_in_output\":true,\"stop_token_ids\":[50]}");
     pretend_tokens(&pretend.jobs[1], 0, &a, 1, SK_FINISH_STOP_ID, id_of("B"));
     assert_has(&r.reply, "\"text\":\"AB\"");
-    assert_has(&r.reply, "\"completion_tokens\":1,");
+    assert_has(&r.reply, "\"completion_tokens\":2,"); /* the token that stopped it was computed */
     pretend_end(&r);
 }
 

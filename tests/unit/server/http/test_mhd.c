@@ -423,6 +423,22 @@ static void test_disconnect(void **state)
     assert_true(srv.n_gone >= 3);
 }
 
+/* The end comes together with the last bytes: the library alone would wait for the deadline, a minute from now. */
+static void test_half_requests(void **state)
+{
+    static const char *const halves[] = {"POST /ec", "POST /echo HTTP/1.1\r\nHost: h\r\nConte",
+                                         "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{",
+                                         "POST /echo HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"};
+    for (int i = 0; i < 80; i++) {
+        int fd = dial();
+        say(fd, halves[i % 4]);
+        shutdown(fd, SHUT_WR);
+        free(hear(fd, NULL));
+        close(fd);
+    }
+    assert_int_equal(srv.n_request, 0);
+}
+
 static void test_slow_reader(void **state)
 {
     int small = 4096, fd = dial();
@@ -528,6 +544,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stream, setup, teardown),
         cmocka_unit_test_setup_teardown(test_comments, setup, teardown),
         cmocka_unit_test_setup_teardown(test_disconnect, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_half_requests, setup, teardown),
         cmocka_unit_test_setup_teardown(test_slow_reader, setup, teardown),
         cmocka_unit_test_setup(test_stop_while_running, setup),
         cmocka_unit_test_setup_teardown(test_late_request, setup_hasty, teardown),

@@ -23,6 +23,14 @@ static struct sk_detok *streamer(const struct sk_vocab *v, const struct sk_stop 
     return d;
 }
 
+static int find_word(const struct sk_vocab *v, const char *word)
+{
+    int id = sk_vocab_find(v, word, strlen(word));
+    if (id < 0)
+        fail_msg("no word %s", word);
+    return id;
+}
+
 static void expect(struct sk_buf *out, const char *want)
 {
     if (out->n != strlen(want) || memcmp(out->p ? out->p : "", want, out->n) != 0)
@@ -32,10 +40,7 @@ static void expect(struct sk_buf *out, const char *want)
 
 static int push_word(struct sk_detok *d, const struct sk_vocab *v, const char *word, bool check, struct sk_buf *out)
 {
-    int id = sk_vocab_find(v, word, strlen(word));
-    if (id < 0)
-        fail_msg("no word %s", word);
-    return sk_detok_push(d, id, check, out);
+    return sk_detok_push(d, find_word(v, word), check, out);
 }
 
 /* ---- golden streams ---- */
@@ -183,6 +188,24 @@ static void test_leading_space(void **state)
     expect(&out, "  th");
     sk_buf_done(&out);
     sk_detok_free(d);
+}
+
+/* An answer that continues a prompt keeps its first space; a prompt of nothing but skipped tokens is no text. */
+static void test_follow(void **state)
+{
+    struct sk_buf out;
+    sk_buf_init(&out, 4096);
+    for (int skip_special = 0; skip_special < 2; skip_special++) {
+        struct sk_detok *d = streamer(spm_vocab, NULL, skip_special);
+        sk_detok_follow(d, -1);
+        sk_detok_follow(d, find_word(spm_vocab, "<s>"));
+        if (!skip_special)
+            sk_detok_follow(d, find_word(spm_vocab, "th"));
+        push_word(d, spm_vocab, "\xE2\x96\x81th", true, &out);
+        expect(&out, skip_special ? "th" : " th");
+        sk_detok_free(d);
+    }
+    sk_buf_done(&out);
 }
 
 /* ---- stop strings ---- */
@@ -392,7 +415,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),        cmocka_unit_test(test_llama3),        cmocka_unit_test(test_partial),
-        cmocka_unit_test(test_byte_fallback), cmocka_unit_test(test_leading_space), cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_byte_fallback), cmocka_unit_test(test_leading_space), cmocka_unit_test(test_follow), cmocka_unit_test(test_stop),
         cmocka_unit_test(test_min_tokens),    cmocka_unit_test(test_random_stops),  cmocka_unit_test(test_random_ids),
         cmocka_unit_test(test_too_big),
     };
