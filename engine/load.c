@@ -228,7 +228,7 @@ int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay
     cb(arg, 0, "opening the engine directory");
     int rc = sk_dir_open(conf->dir, &l->dir, err);
     if (!rc)
-        rc = sk_weights_open(conf->dir, true, &l->weights, err);
+        rc = sk_weights_open(conf->dir, SK_WEIGHTS_LAZY, &l->weights, err);
     if (!rc)
         rc = open_backend(conf, &l->be, err);
     if (rc)
@@ -240,6 +240,10 @@ int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay
     if (rc)
         goto out;
     cb(arg, 200, "loading weights");
+    sk_weights_close(&l->weights); /* it was mapped for its table only: now it is known to fit */
+    rc = sk_weights_open(conf->dir, conf->huge_pages ? SK_WEIGHTS_HUGE : SK_WEIGHTS_AHEAD, &l->weights, err);
+    if (rc)
+        goto out;
     rc = sk_rank_open(&l->dir, &l->weights, l->be, NULL, &l->rank_conf, &l->rank, err);
     if (rc)
         goto out;

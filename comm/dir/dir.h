@@ -82,7 +82,7 @@ void sk_dir_close(struct sk_dir *d); /* frees the templates */
 int sk_dir_save(const struct sk_dir *d, const char *path, struct sk_err *err); /* writes path/config.json */
 bool sk_dir_is(const char *path); /* does it look like an engine directory? */
 
-/* weights.skw, mapped read-only. */
+/* weights.skw in memory, read-only. */
 struct sk_weights {
     const uint8_t *base;
     size_t bytes;
@@ -90,9 +90,14 @@ struct sk_weights {
     const struct sk_dir_entry *tensors; /* sorted by name */
     bool mapped;                        /* close unmaps */
 };
-/* Maps path/weights.skw and checks sizes, table checksum and every entry's layout against the file. `populate`: read
- * ahead. -SK_ENOENT, -SK_EFORMAT, -SK_EIO, -SK_ENOMEM. */
-int sk_weights_open(const char *path, bool populate, struct sk_weights *ret, struct sk_err *err);
+enum sk_weights_how {
+    SK_WEIGHTS_LAZY,  /* mapped, read when touched */
+    SK_WEIGHTS_AHEAD, /* mapped, read now; processes share the pages */
+    SK_WEIGHTS_HUGE   /* a private copy in huge pages, which kernels stream through faster; AHEAD if it cannot be had */
+};
+/* Brings path/weights.skw into memory and checks sizes, table checksum and every entry's layout against the file.
+ * -SK_ENOENT, -SK_EFORMAT, -SK_EIO, -SK_ENOMEM. */
+int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights *ret, struct sk_err *err);
 /* Over n bytes in memory that outlive it, 16-byte aligned (fuzzing, tests). */
 int sk_weights_open_mem(const void *p, size_t n, struct sk_weights *ret, struct sk_err *err);
 void sk_weights_close(struct sk_weights *w);

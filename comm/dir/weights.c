@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { TENSOR_ALIGN = 4096 };
+enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20 };
 
 /* Bytes that the entry's shape and dtype call for; 0 = impossible. */
 static uint64_t entry_bytes(const struct sk_dir_entry *e)
@@ -79,11 +79,42 @@ int sk_weights_open_mem(const void *p, size_t n, struct sk_weights *ret, struct 
     return rc;
 }
 
-int sk_weights_open(const char *path, bool populate, struct sk_weights *ret, struct sk_err *err)
+static void *map_file(int fd, size_t n, int flags)
+{
+    void *p = mmap(NULL, n, PROT_READ, MAP_SHARED | flags, fd, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* A private copy in pages of 2 MiB; NULL where memory or the file do not give it, errno says why. */
+static void *copy_file(int fd, size_t n)
+{
+    const size_t room = n + HUGE_PAGE;
+    char *all = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED)
+        return NULL;
+    char *p = all + -(uintptr_t)all % HUGE_PAGE, *end = p + (n + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN;
+    if (p > all)
+        munmap(all, (size_t)(p - all));
+    if (end < all + room)
+        munmap(end, (size_t)(all + room - end));
+    madvise(p, n, MADV_HUGEPAGE); /* a wish: without it the copy is as right and as slow as the file */
+    for (size_t at = 0; at < n;) {
+        ssize_t got = pread(fd, p + at, n - at, (off_t)at);
+        if (got <= 0) {
+            munmap(p, n);
+            return NULL;
+        }
+        at += (size_t)got;
+    }
+    mprotect(p, n, PROT_READ);
+    return p;
+}
+
+int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights *ret, struct sk_err *err)
 {
     char file[1024 + 32];
     struct stat st;
-    void *p = MAP_FAILED;
+    void *p = NULL;
     int rc, fd;
 
     if ((size_t)snprintf(file, sizeof file, "%s/weights.skw", path) >= sizeof file)
@@ -91,17 +122,28 @@ int sk_weights_open(const char *path, bool populate, struct sk_weights *ret, str
     fd = open(file, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return sk_err_errno(err, SK_ENOENT, NULL, "cannot open %s", file);
-    if (fstat(fd, &st))
+    if (fstat(fd, &st)) {
         rc = sk_err_errno(err, SK_EIO, NULL, "cannot read %s", file);
-    else if (!S_ISREG(st.st_mode) || !st.st_size)
+        goto out;
+    }
+    if (!S_ISREG(st.st_mode) || !st.st_size) {
         rc = sk_err_set(err, SK_EFORMAT, NULL, "%s is empty or not a regular file", file);
-    else if ((p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED | (populate ? MAP_POPULATE : 0), fd, 0)) ==
-             MAP_FAILED)
+        goto out;
+    }
+    if (how == SK_WEIGHTS_HUGE)
+        p = copy_file(fd, (size_t)st.st_size);
+    if (!p)
+        p = map_file(fd, (size_t)st.st_size, how == SK_WEIGHTS_LAZY ? 0 : MAP_POPULATE);
+    if (!p) {
         rc = sk_err_errno(err, SK_ENOMEM, NULL, "cannot map %s", file);
-    else if ((rc = sk_weights_open_mem(p, (size_t)st.st_size, ret, err)))
+        goto out;
+    }
+    rc = sk_weights_open_mem(p, (size_t)st.st_size, ret, err);
+    if (rc)
         munmap(p, (size_t)st.st_size);
     else
         ret->mapped = true;
+out:
     close(fd);
     return rc;
 }

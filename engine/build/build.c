@@ -278,7 +278,7 @@ static int compute_digest(struct build *b)
 
     sk_buf_init(&desc, 1 << 20);
     snprintf(path, sizeof path, "%.1200s/vocab.skv", b->out);
-    if ((rc = sk_weights_open(b->out, false, &w, b->err)) || (rc = sk_src_map(path, &vocab, b->err)))
+    if ((rc = sk_weights_open(b->out, SK_WEIGHTS_LAZY, &w, b->err)) || (rc = sk_src_map(path, &vocab, b->err)))
         goto out;
     state = XXH3_createState();
     if (!state || sk_desc_print(&b->dir.desc, &desc)) {

@@ -98,7 +98,7 @@ static int verify(const char *path, struct sk_err *err)
 
     if (rc)
         return rc;
-    if (!(rc = sk_weights_open(path, false, &w, err))) {
+    if (!(rc = sk_weights_open(path, SK_WEIGHTS_LAZY, &w, err))) {
         rc = sk_weights_verify(&w, err);
         if (!rc)
             printf("%s: %u tensors are as they were written\n", path, w.n_tensor);

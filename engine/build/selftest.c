@@ -14,7 +14,7 @@ int sk_build_selftest(const char *dir, struct sk_dir *d, struct sk_err *err)
                                 .kv_dtype = SK_F32};
     int rc;
 
-    if ((rc = sk_weights_open(dir, false, &w, err)) || (rc = sk_ref_open(&(struct sk_backend_conf){0}, &be, err)))
+    if ((rc = sk_weights_open(dir, SK_WEIGHTS_LAZY, &w, err)) || (rc = sk_ref_open(&(struct sk_backend_conf){0}, &be, err)))
         goto out;
     /* One block in every layer holds the few tokens. */
     conf.kv_bytes = d->desc.n_layer * be->kv_block_bytes(be, SK_F32, d->desc.n_kv_head, sk_desc_head_stride(&d->desc));

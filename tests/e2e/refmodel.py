@@ -27,11 +27,24 @@ def load_safetensors(path):
     return out
 
 
-def save_safetensors(path, tensors):
+def rounded(a, dtype):
+    """`a` as a checkpoint of that type holds it, in float32."""
+    a = a.astype(np.float32)
+    if dtype == "F16":
+        return a.astype(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        u = a.view(np.uint32)
+        return ((u + 0x7FFF + ((u >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return a
+
+
+def save_safetensors(path, tensors, dtype="F32"):
+    """`tensors` are rounded already."""
     head, parts, at = {}, [], 0
     for name, a in tensors.items():
-        raw = a.astype("<f4").tobytes()
-        head[name] = {"dtype": "F32", "shape": list(a.shape), "data_offsets": [at, at + len(raw)]}
+        raw = (a.view(np.uint32) >> 16).astype("<u2") if dtype == "BF16" else a.astype({"F32": "<f4", "F16": "<f2"}[dtype])
+        raw = raw.tobytes()
+        head[name] = {"dtype": dtype, "shape": list(a.shape), "data_offsets": [at, at + len(raw)]}
         parts.append(raw)
         at += len(raw)
     h = json.dumps(head).encode()
@@ -39,8 +52,24 @@ def save_safetensors(path, tensors):
         f.write(struct.pack("<Q", len(h)) + h + b"".join(parts))
 
 
+def yarn(c, r, f):
+    """Peng et al. 2023, section 3.2, with the ends of the ramp rounded as transformers does."""
+    dim, theta, factor = 2 * len(f), c.get("rope_theta", 10000.0), r["factor"]
+    old = r.get("original_max_position_embeddings", c["max_position_embeddings"])
+
+    def turning(n):
+        return dim * np.log(old / (n * 2 * np.pi)) / (2 * np.log(theta))
+
+    low = max(np.floor(turning(r.get("beta_fast", 32))), 0)
+    high = min(np.ceil(turning(r.get("beta_slow", 1))), dim - 1)
+    keep = 1 - np.clip((np.arange(len(f)) - low) / (high - low), 0, 1)
+    return f / factor * (1 - keep) + f * keep, r.get("attention_factor", 0.1 * np.log(factor) + 1)
+
+
 def inv_freq(c, dim):
-    r = c.get("rope_scaling") or {}
+    """Radians per position, and what the rotated vectors are multiplied by."""
+    c = {**c, **(c.get("rope_parameters") or {})}
+    r = c.get("rope_scaling") or c.get("rope_parameters") or {}
     f = 1.0 / c.get("rope_theta", 10000.0) ** (np.arange(0, dim, 2, dtype=np.float64) / dim)
     kind = r.get("rope_type", r.get("type", "default"))
     if kind == "linear":
@@ -50,7 +79,9 @@ def inv_freq(c, dim):
         wave = 2 * np.pi / f
         smooth = np.clip((old / wave - low) / (high - low), 0, 1)
         f = (1 - smooth) * f / r["factor"] + smooth * f
-    return f
+    elif kind == "yarn":
+        return yarn(c, r, f)
+    return f, 1.0
 
 
 def rms(x, w, eps):
@@ -79,8 +110,9 @@ def forward_llama(c, w, ids):
     kv = c.get("num_key_value_heads", heads)
     d = c.get("head_dim") or c["hidden_size"] // heads
     eps = c["rms_norm_eps"]
-    angle = np.arange(n)[:, None] * inv_freq(c, d)[None, :]
-    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    frequencies, scale = inv_freq(c, d)
+    angle = np.arange(n)[:, None] * frequencies[None, :]
+    cos, sin = scale * np.cos(angle)[:, None, :], scale * np.sin(angle)[:, None, :]
     window = c.get("sliding_window") or 0
     if c["model_type"] in ("qwen2", "qwen3") and not c.get("use_sliding_window"):
         window = 0
@@ -150,23 +182,25 @@ def shapes(c):
                     (p + "self_attn.k_proj.weight", (kv * d, e)), (p + "self_attn.v_proj.weight", (kv * d, e)),
                     (p + "self_attn.o_proj.weight", (e, heads * d)), (p + "mlp.gate_proj.weight", (f, e)), (p + "mlp.up_proj.weight", (f, e)),
                     (p + "mlp.down_proj.weight", (e, f))]
-        if c["model_type"] == "qwen2":
+        if c["model_type"] == "qwen2" or c.get("attention_bias"):
             yield from [(p + f"self_attn.{t}_proj.bias", (n * d,)) for t, n in (("q", heads), ("k", kv), ("v", kv))]
+        if c.get("attention_bias"):
+            yield p + "self_attn.o_proj.bias", (e,)
         if c["model_type"] == "qwen3":
             yield from [(p + "self_attn.q_norm.weight", (d,)), (p + "self_attn.k_norm.weight", (d,))]
 
 
-def save_checkpoint(directory, config, tokenizer_from, seed):
-    """A random checkpoint whose logits are spread widely enough for greedy gaps to mean something."""
+def save_checkpoint(directory, config, tokenizer_from, seed, dtype="F32"):
+    """A random checkpoint whose logits are spread widely enough for greedy gaps to mean something. Returns its weights."""
     rng = np.random.default_rng(seed)
     tensors = {}
     for name, shape in shapes(config):
         a = rng.standard_normal(shape) / (np.sqrt(shape[0 if config["model_type"] == "gpt2" else -1]) if len(shape) == 2 else 10.0)
         if len(shape) == 1 and name.endswith("weight"):
             a = 1 + a
-        tensors[name] = (a * (4.0 if "embed" in name or "wte" in name else 1.0)).astype(np.float32)
+        tensors[name] = rounded(a * (4.0 if "embed" in name or "wte" in name else 1.0), dtype)
     os.makedirs(directory)
-    save_safetensors(os.path.join(directory, "model.safetensors"), tensors)
+    save_safetensors(os.path.join(directory, "model.safetensors"), tensors, dtype)
     with open(os.path.join(directory, "config.json"), "w") as f:
         json.dump(config, f)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -37,7 +37,7 @@ void golden_open(struct golden_dir *g, const char *path)
     *g = (struct golden_dir){0};
     sk_assert((size_t)snprintf(g->path, sizeof g->path, "%s", path) < sizeof g->path);
     must(sk_dir_open(path, &g->dir, &err), &err);
-    must(sk_weights_open(path, false, &g->w, &err), &err);
+    must(sk_weights_open(path, SK_WEIGHTS_LAZY, &g->w, &err), &err);
 }
 
 void golden_build(struct golden_dir *g, const char *src)

@@ -195,7 +195,7 @@ static void test_weights(void **state)
     make(&f);
     write_file(weights, &f, sizeof f);
     assert_true(sk_dir_is(scratch));
-    if (sk_weights_open(scratch, true, &w, &err))
+    if (sk_weights_open(scratch, SK_WEIGHTS_HUGE, &w, &err))
         fail_msg("%s", err.msg);
     assert_int_equal(w.n_tensor, 2);
     assert_null(sk_weights_find(&w, "c"));
@@ -209,13 +209,13 @@ static void test_weights(void **state)
 
     f.vector[3] = 1;
     write_file(weights, &f, sizeof f);
-    assert_int_equal(sk_weights_open(scratch, false, &w, &err), 0);
+    assert_int_equal(sk_weights_open(scratch, SK_WEIGHTS_LAZY, &w, &err), 0);
     assert_int_equal(sk_weights_verify(&w, &err), -SK_EFORMAT);
     assert_string_equal(err.param, "b");
     sk_weights_close(&w);
     unlink(weights);
     assert_false(sk_dir_is(scratch));
-    assert_int_equal(sk_weights_open(scratch, false, &w, &err), -SK_ENOENT);
+    assert_int_equal(sk_weights_open(scratch, SK_WEIGHTS_LAZY, &w, &err), -SK_ENOENT);
 }
 
 static void test_weights_errors(void **state)

@@ -90,7 +90,7 @@ static void check(const char *name, const char *dtype, const char *json, float t
     struct sk_err err = {0};
 
     build(name, dtype, path, sizeof path);
-    if (sk_dir_open(path, &d, &err) || sk_weights_open(path, false, &w, &err) || sk_weights_verify(&w, &err))
+    if (sk_dir_open(path, &d, &err) || sk_weights_open(path, SK_WEIGHTS_LAZY, &w, &err) || sk_weights_verify(&w, &err))
         fail_msg("%s", err.msg);
     float worst = worst_of(&d, &w, json);
     print_message("%s %s: within %.2g\n", name, dtype, (double)worst);
