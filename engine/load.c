@@ -88,11 +88,6 @@ uint64_t sk_load_memory(void)
 
 /* ---- sizes ---- */
 
-static uint32_t blocks(uint64_t n_tok)
-{
-    return (uint32_t)((n_tok + SK_KV_BLOCK - 1) / SK_KV_BLOCK);
-}
-
 static enum sk_dtype kv_dtype(const struct sk_conf *conf, const struct sk_weights *w)
 {
     if (strcmp(conf->kv_dtype, "auto") != 0)
@@ -136,36 +131,51 @@ static int default_kv(struct sk_load *l, const struct sk_conf *conf, uint64_t me
     if (ret)
         return ret;
     uint32_t len = rc->max_len < DEFAULT_SEQ_TOK ? rc->max_len : DEFAULT_SEQ_TOK;
-    uint64_t want = (uint64_t)conf->max_seqs * blocks(len) * l->need.kv_block;
-    uint64_t one = (uint64_t)blocks(rc->max_len) * l->need.kv_block;
+    uint64_t want = (uint64_t)conf->max_seqs * sk_kv_blocks(len) * l->need.kv_block;
+    uint64_t one = (uint64_t)sk_kv_blocks(rc->max_len) * l->need.kv_block;
     rc->kv_bytes = min_u64(want > one ? want : one, memory / 2);
     return 0;
 }
 
-/* A context that was not asked for shrinks to what the cache holds; one that was is refused. */
-static int fit_context(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
+/* The longest context that the cache holds, at most max_len. */
+static uint32_t longest_context(const struct sk_kvpool_conf *pool, uint32_t max_len)
 {
-    struct sk_kvpool_conf pool = pool_conf(l, conf);
-    uint32_t full = l->rank_conf.max_len, low = 1, high = full;
-    if (sk_sched_fits(&pool, full, 0))
-        return 0;
-    if (conf->max_model_len > 0)
-        return sk_err_set(
-            err, SK_ENOMEM, "kv-memory",
-            "KV memory of %.1f MiB holds %u blocks of %d tokens, one sequence of --max-model-len %u needs more",
-            mib(l->need.kv), l->need.n_blk[0], SK_KV_BLOCK, full);
+    uint32_t low = 1, high = max_len;
     while (low < high) {
         uint32_t mid = low + (high - low + 1) / 2;
-        if (sk_sched_fits(&pool, mid, 0))
+        if (sk_sched_fits(pool, mid, 0))
             low = mid;
         else
             high = mid - 1;
     }
-    sk_log(SK_LOG_WARN,
-           "KV memory of %.1f MiB does not hold a sequence of the model's %u tokens: the context is %u tokens",
-           mib(l->need.kv), full, low);
-    l->rank_conf.max_len = low;
-    return plan_rank(l, err);
+    return low;
+}
+
+/* A context that was not asked for shrinks to what the cache holds; one that was is refused. The cache is divided anew
+ * for each context: with groups of several windows one step of shrinking may not be enough. */
+static int fit_context(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
+{
+    uint32_t full = l->rank_conf.max_len;
+    for (;;) {
+        struct sk_kvpool_conf pool = pool_conf(l, conf);
+        uint32_t len = longest_context(&pool, l->rank_conf.max_len);
+        if (len == l->rank_conf.max_len)
+            break;
+        if (conf->max_model_len > 0)
+            return sk_err_set(
+                err, SK_ENOMEM, "kv-memory",
+                "KV memory of %.1f MiB holds %u blocks of %d tokens, one sequence of --max-model-len %u needs more",
+                mib(l->need.kv), l->need.n_blk[0], SK_KV_BLOCK, full);
+        l->rank_conf.max_len = len;
+        int rc = plan_rank(l, err);
+        if (rc)
+            return rc;
+    }
+    if (l->rank_conf.max_len < full)
+        sk_log(SK_LOG_WARN,
+               "KV memory of %.1f MiB does not hold a sequence of the model's %u tokens: the context is %u tokens",
+               mib(l->need.kv), full, l->rank_conf.max_len);
+    return 0;
 }
 
 static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)

@@ -45,6 +45,8 @@ static void say_failed(struct sk_chan *c, const char *text)
         ;
 }
 
+_Static_assert((int)SK_WIRE_MAX_GROUPS == (int)SK_MAX_GROUPS, "HELLO has every group of a description");
+
 static void put_hello(const struct sk_load *l, const struct sk_loop *loop, struct sk_chan *c)
 {
     struct sk_wire_hello h = {.magic = SK_WIRE_MAGIC,
@@ -100,8 +102,8 @@ out:
     return rc;
 }
 
-/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C is for the daemon, which says QUIT
- * in its time. */
+/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C, and the SIGTERM that a service
+ * manager sends to all processes of a service, are for the daemon, which says QUIT in its time. */
 static int start_serving(const struct sk_conf *conf, struct sk_err *err)
 {
     if (conf->fd < 0)
@@ -109,6 +111,7 @@ static int start_serving(const struct sk_conf *conf, struct sk_err *err)
                           "skein-engine is started by skeind, which passes --fd; or give --bench, --replay or --dump");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
     return serve(conf, err);
 }
 

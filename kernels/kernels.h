@@ -1,12 +1,14 @@
-/* The backend: all that engine/model may see of a device. Ops are enqueued on the backend's one stream and run in order; nothing that they
- * compute can be read by the host except the result rows of a step. Every op has its definition in kernels/ref, plain C.
+/* The backend: all that engine/model may see of a device. Ops are enqueued on the backend's one stream and run in
+ * order; nothing that they compute can be read by the host except the result rows of a step. kernels/ref, in plain C,
+ * is the definition of every op.
  *
- * Contract of arithmetic (the same for every backend that says classes_equal, else per class): what a row gets depends only on that row's own
- * inputs: not on the other rows, their number, the thread count or the tile shape. Sums over `in` go slab by slab, block by block, in rising
- * order, per output.
+ * Arithmetic: what a row gets depends on that row's own inputs and its class (prompt or decode) only, not on the other
+ * rows, their number, the thread count or the tile shape. A backend that says classes_equal makes no difference between
+ * the classes either. Backends may differ from one another in rounding.
  *
- * Activations are f32, row-major, row strides ("ld", in floats) multiples of 16; columns from the true width up to the next multiple of 16 hold
- * zeros and ops keep it so. Sizes and indices are checked by the caller (engine/model); ops assert nothing about values. */
+ * Activations are f32, row-major, row strides ("ld", in floats) multiples of 16; columns from the true width up to the
+ * next multiple of 16 hold zeros and ops keep it so. The caller (engine/model) checks sizes and indices; an op checks
+ * no values. */
 #ifndef SK_KERNELS_H
 #define SK_KERNELS_H
 #include <stdbool.h>
@@ -25,7 +27,16 @@ static inline struct sk_dev sk_dev_at(struct sk_dev d, uint64_t bytes)
     return (struct sk_dev){d.a + bytes};
 }
 
-enum { SK_KV_BLOCK = 32, SK_MAX_TOP = 20 };
+enum {
+    SK_KV_BLOCK = 32, /* tokens of a block of the KV cache */
+    SK_MAX_TOP = 20   /* alternatives of a result row */
+};
+
+/* Blocks that hold positions 0 .. n_tok - 1. */
+static inline uint32_t sk_kv_blocks(uint64_t n_tok)
+{
+    return (uint32_t)((n_tok + SK_KV_BLOCK - 1) / SK_KV_BLOCK);
+}
 
 /* A packed matrix in backend memory: a whole tensor or a rank's shard of it. */
 struct sk_mat {
@@ -41,55 +52,61 @@ struct sk_kv_layer {
     uint32_t n_blk, n_kv_head, head_dim, head_stride;
 };
 
-/* The rows (tokens) of one step. A run is a stretch of consecutive positions of one slot in consecutive rows; a run's rows are of one
- * class. Prompt-class runs come first. Arrays are int32 in backend memory; the scalars are what a host needs to size a launch. */
+/* The rows (tokens) of one step. A run is a stretch of consecutive positions of one slot in consecutive rows, all of
+ * one class; prompt-class runs come first. Arrays are int32 in backend memory; the scalars are what a host needs to
+ * size a launch. */
 struct sk_rows {
-    uint32_t n_row, n_prompt_row, n_run;
-    uint32_t max_run_row, max_pos;  /* longest run, highest position in the step */
-    struct sk_dev slot, pos;        /* [n_row] */
-    struct sk_dev run_row, run_len; /* [n_run] first row, rows */
-    struct sk_dev token;            /* [max_slots][max_len] token ids: prompts and sampled tokens, by slot and position */
-    uint32_t max_len;               /* stride of token */
+    uint32_t n_row, n_prompt_row;
+    uint32_t max_run_row, max_pos; /* longest run, highest position in the step */
+    struct sk_dev slot, pos;       /* [n_row] */
+    struct sk_dev token;           /* [max_slot][max_len] token ids: prompts and sampled tokens, by slot and position */
+    uint32_t max_len;              /* stride of token */
 };
 
-struct sk_op_embed { /* out[r] = table[token[slot[r]][pos[r]]] (+ pos_table[pos[r]]) */
+/* out[r] = table[token[slot[r]][pos[r]]] (+ pos_table[pos[r]]) */
+struct sk_op_embed {
     struct sk_dev out;
     uint32_t ld;
     const struct sk_mat *table, *pos_table; /* pos_table may be NULL */
     const struct sk_rows *rows;
 };
-struct sk_op_norm { /* out[r] = norm(x[r]) * weight (+ bias); mean of squares / variance in f32 over dim, fixed order */
+/* out[r] = norm(x[r]) * weight (+ bias), over dim columns */
+struct sk_op_norm {
     struct sk_dev out, x, weight, bias; /* bias.a == 0: none */
     uint32_t n_row, dim, ld;
     float eps;
-    bool layer; /* LayerNorm: subtract the mean */
+    bool layer; /* LayerNorm: the mean is subtracted; else RMS norm */
 };
-struct sk_op_linear { /* out[r][o] = (add ? out[r][o] : 0) + sum_i mat[o][i] * x[r][i] + bias[o] */
+/* out[r][o] = (add ? out[r][o] : 0) + sum_i mat[o][i] * x[r][i] + bias[o] */
+struct sk_op_linear {
     struct sk_dev out, x, bias; /* bias.a == 0: none; [n_out] padded to 16 */
     uint32_t ld_out, ld_x;
     const struct sk_mat *mat;
     uint32_t n_row, n_prompt_row; /* rows below n_prompt_row are prompt class */
     bool add;
 };
-struct sk_op_rope_kv { /* per row: optional RMS norm of each q and k head, rope on q (in place) and k, then k and v into the cache at
-                          block table[slot][pos / 32], entry pos % 32 */
-    struct sk_dev qkv;  /* [n_row][ld]: q heads, k heads, v heads, each head_stride wide */
+/* Per row: RMS norm of each q and k head (where there are weights), rope on q and k (in place), then k and v into the
+ * cache at block table[slot][pos / 32], entry pos % 32. */
+struct sk_op_rope_kv {
+    struct sk_dev qkv; /* [n_row][ld]: q heads, k heads, v heads, each head_stride wide */
     uint32_t ld, n_head;
     struct sk_dev q_norm, k_norm; /* [head_dim]; a == 0: none */
     float eps;
-    struct sk_dev cos_sin; /* [max_len][dim / 2] pairs (cos, sin) f32; a == 0: no rope */
+    struct sk_dev cos_sin; /* [max_len][rope_dim / 2] pairs (cos, sin) f32; a == 0: no rope */
     uint32_t rope_dim;
-    bool interleaved;
+    bool interleaved; /* pairs (2i, 2i + 1) instead of (i, i + rope_dim / 2) */
     const struct sk_rows *rows;
-    struct sk_dev table; /* int32 [max_slots][ld_table] block numbers of this layer's group */
+    struct sk_dev table; /* int32 [max_slot][ld_table] block numbers of this layer's group */
     uint32_t ld_table;
     const struct sk_kv_layer *kv;
 };
-struct sk_op_attention { /* out[r][h] = softmax(scale * q[r][h] . K[0..pos]) V[0..pos], only positions > pos - window if window > 0.
-                            Positions are cut into splits of SK_SPLIT_TOK from 0; per split a partial (max, sum, out), blocks in order; the
-                            splits merged in order. K and V come from the cache, in-chunk ones too. Blocks wholly behind the window are
-                            not touched (their table entries may be stale). */
-    struct sk_dev out, q; /* out [n_row][ld_out] head_stride wide each; q is the qkv buffer after rope_kv */
+enum { SK_SPLIT_TOK = 256 };
+/* out[r][h] = softmax(scale * q[r][h] . K[0..pos]) V[0..pos], only positions > pos - window if window > 0. Positions
+ * are cut into splits of SK_SPLIT_TOK from 0; per split a partial (max, sum, out), positions in order; the splits are
+ * merged in order. K and V come from the cache, those of this step too. Blocks wholly behind the window are not touched
+ * (their table entries may be stale). */
+struct sk_op_attention {
+    struct sk_dev out, q; /* out [n_row][ld_out], heads head_stride wide each; q is the qkv buffer after rope_kv */
     uint32_t ld_out, ld_q, n_head, window;
     float scale;
     const struct sk_rows *rows;
@@ -97,48 +114,52 @@ struct sk_op_attention { /* out[r][h] = softmax(scale * q[r][h] . K[0..pos]) V[0
     uint32_t ld_table;
     const struct sk_kv_layer *kv;
 };
-enum { SK_SPLIT_TOK = 256 };
 
 enum sk_op_act_kind { SK_OP_SILU, SK_OP_GELU_TANH, SK_OP_GELU_ERF, SK_OP_RELU };
-struct sk_op_act { /* gated: out[r][i] = act(in[r][i]) * in[r][width + i]; else out[r][i] = act(in[r][i]) */
+/* gated: out[r][i] = act(in[r][i]) * in[r][width + i]; else out[r][i] = act(in[r][i]) */
+struct sk_op_act {
     struct sk_dev out, in;
     uint32_t n_row, width, ld_out, ld_in;
     enum sk_op_act_kind kind;
     bool gated;
 };
-struct sk_op_gather { /* out[i] = in[index[i]], rows of ld floats */
+/* out[i] = in[index[i]], rows of ld floats */
+struct sk_op_gather {
     struct sk_dev out, in, index;
     uint32_t n_row, ld;
 };
 
-/* What one row of logits is for. Lists are int32 words in backend memory at `list` + offsets in words. */
+/* What one row of logits is for. */
 enum {
-    SK_SAMP_PROCESS = 1, /* something below changes the logits: logits_process writes this row of `out` */
+    SK_SAMP_PROCESS = 1, /* something below changes the logits: logits_process writes this row of `work` */
     SK_SAMP_TARGET = 2,  /* prompt log-prob: id = token[slot][pos], nothing is drawn */
-    SK_SAMP_GREEDY = 4   /* argmax; ties to the lowest id */
+    SK_SAMP_GREEDY = 4   /* argmax, ties to the lowest id; temperature and filters are off */
 };
 struct sk_samp {
     uint32_t flags, slot;
-    uint32_t pos;      /* position of the token that is drawn (or asked about): reads token[slot][0..pos), writes token[slot][pos] */
-    uint32_t n_prompt; /* presence and frequency count positions n_prompt..pos-1, repetition and no_repeat_ngram 0..pos-1 */
+    uint32_t pos;      /* of the token drawn or asked about: token[slot][0..pos) is read, token[slot][pos] written */
+    uint32_t n_prompt; /* presence and frequency count positions n_prompt..pos-1, the others 0..pos-1 */
     uint32_t choice, n_top;
     uint64_t seed;
     float temperature, top_p, min_p, typical_p, eta_cutoff, epsilon_cutoff; /* 1, 1, 0, 1, 0, 0 are off */
     float repetition_penalty, presence_penalty, frequency_penalty;          /* 1, 0, 0 are off */
-    int32_t top_k, no_repeat_ngram;                                         /* 0 are off */
-    /* Lists of this slot, int32 words: [suppress ids][bias ids][bias values as float bits][allowed ids][bad words: {n, ids...}...]. suppress is
-     * for as long as the leader says (min_tokens). n_allowed > 0: only these may be drawn. A bad word's last id is barred where the ids before
-     * it are the last tokens. */
-    uint32_t list, n_suppress, n_bias, n_allowed, n_bad_word;
+    int32_t top_k, no_repeat_ngram;                                         /* 0 is off */
+    /* Lists, int32 words from word `list` of sk_op_logits.list, one after the other:
+     *   suppress ids        barred; the leader says until when (min_tokens)
+     *   bias ids, then bias values (float bits)
+     *   allowed ids         if there are any, only these may be drawn
+     *   bad words           {n, ids[n]} each: the last id is barred where the ids before it are the last tokens */
+    uint32_t list, n_suppress, n_bias, n_allowed;
+    uint32_t n_bad_word; /* entries, not words of the list */
     uint32_t zero;
 };
 
 /* All that leaves a backend. */
 struct sk_result_row {
     int32_t id;
-    float logprob; /* of id under the raw logits */
-    int32_t rank;  /* 1 + number of tokens with a strictly greater raw logit */
-    uint32_t n_top;
+    float logprob;  /* of id under the raw logits */
+    int32_t rank;   /* 1 + number of tokens with a strictly greater raw logit */
+    uint32_t n_top; /* that of sk_samp, or the vocabulary's size where it is smaller */
     struct {
         int32_t id;
         float logprob;
@@ -147,7 +168,7 @@ struct sk_result_row {
 
 struct sk_op_logits {
     struct sk_dev logits; /* raw, [n_row][ld] */
-    struct sk_dev work;   /* processed, [n_row][ld]; rows without SK_SAMP_PROCESS are neither written nor read */
+    struct sk_dev work;   /* processed, [n_row][ld]; rows without SK_SAMP_PROCESS are not read */
     struct sk_dev samp;   /* struct sk_samp [n_row] */
     struct sk_dev list;   /* int32 words */
     struct sk_dev token;  /* as in sk_rows */
@@ -157,55 +178,62 @@ struct sk_op_logits {
 
 struct sk_group;
 struct sk_backend {
-    const char *name; /* "cpu", "ref" */
-    const char *isa;  /* "avx512-bf16", "plain", ...: part of system_fingerprint */
+    const char *name;   /* "cpu", "ref" */
+    const char *isa;    /* "avx512-bf16", "plain", ...: part of system_fingerprint */
     bool classes_equal; /* prompt and decode class give the same bits */
     void *ctx;
 
-    /* Memory. alloc: zeroed, 64-byte aligned, a == 0 when there is none. adopt: weights that the host mapped: a CPU uses them in place, a
-     * GPU copies them; they stay mapped until release. */
+    /* Memory. alloc: zeroed, 64-byte aligned, a == 0 when there is none. adopt: weights that the host mapped: a CPU
+     * uses them in place, a GPU copies them; they stay mapped until release. */
     struct sk_dev (*alloc)(struct sk_backend *be, uint64_t bytes);
     void (*free)(struct sk_backend *be, struct sk_dev d, uint64_t bytes);
     struct sk_dev (*adopt)(struct sk_backend *be, const void *host, uint64_t bytes);
     void (*release)(struct sk_backend *be, struct sk_dev d, uint64_t bytes);
-    /* Bytes of one block of one layer: keys and values of 32 tokens; a multiple of 64. */
-    uint64_t (*kv_block_bytes)(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head, uint32_t head_stride);
+    /* Bytes of one block of one layer: keys and values of SK_KV_BLOCK tokens; a multiple of 64. */
+    uint64_t (*kv_block_bytes)(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head,
+                               uint32_t head_stride);
 
-    void (*upload)(struct sk_backend *be, struct sk_dev dst, const void *src, uint64_t bytes); /* src may be reused after the call */
+    void (*upload)(struct sk_backend *be, struct sk_dev dst, const void *src, uint64_t bytes); /* src may be reused */
     void (*copy)(struct sk_backend *be, struct sk_dev dst, struct sk_dev src, uint64_t bytes);
 
     void (*embed)(struct sk_backend *be, const struct sk_op_embed *op);
     void (*norm)(struct sk_backend *be, const struct sk_op_norm *op);
     void (*linear)(struct sk_backend *be, const struct sk_op_linear *op);
-    /* GEMM + all-reduce in one; NULL: engine/model does the two in turn. */
+    /* GEMM and all-reduce in one; NULL: engine/model does the two in turn. */
     void (*linear_reduce)(struct sk_backend *be, const struct sk_op_linear *op, struct sk_group *group);
     void (*rope_kv)(struct sk_backend *be, const struct sk_op_rope_kv *op);
     void (*attention)(struct sk_backend *be, const struct sk_op_attention *op);
     void (*act)(struct sk_backend *be, const struct sk_op_act *op);
-    void (*add)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n); /* out[i] += x[i], f32 */
+    void (*add)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n); /* out[i] += x[i], n floats */
     void (*gather)(struct sk_backend *be, const struct sk_op_gather *op);
-    /* Order of logits_process: suppress, allowed, bad words -> -inf; bias; repetition, presence, frequency; no_repeat_ngram. */
+
+    /* In this order: suppress, allowed and bad words bar ids (-Inf); bias is added; repetition, presence and frequency
+     * penalties; no_repeat_ngram bars ids. Rows without SK_SAMP_PROCESS are passed over. */
     void (*logits_process)(struct sk_backend *be, const struct sk_op_logits *op);
-    /* temperature, top_k, top_p, min_p, typical, eta / epsilon, then argmax of logit / T + Gumbel(seed, choice, pos, id) over what is kept, ties to
-     * the lowest id; sets result.id and token[slot][pos]. */
+    /* Sets result.id, and token[slot][pos] to it. TARGET: the token that is there. GREEDY: argmax. Else temperature,
+     * top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before it kept; then the argmax
+     * of logit / temperature + Gumbel(seed, choice, pos, id), ties to the lowest id. Id 0 where every id is barred. */
     void (*sample)(struct sk_backend *be, const struct sk_op_logits *op);
-    /* Log-sum-exp of the raw logits; fills logprob, rank and top of each result row, whose id is set. */
+    /* Log-sum-exp of the raw logits; fills all of each result row but its id, which is set. */
     void (*top_n)(struct sk_backend *be, const struct sk_op_logits *op);
 
-    /* The only way out: copies result rows to the host; valid after wait. */
+    /* The only way out: copies result rows to the host; they are there after wait. */
     void (*fetch)(struct sk_backend *be, struct sk_result_row *dst, struct sk_dev src, uint32_t n_row);
     /* Waits for all that was enqueued. 0, or -SK_EINTERNAL: the device failed and nothing after it can be trusted. */
     int (*wait)(struct sk_backend *be);
-    void (*close)(struct sk_backend *be);
+    void (*close)(struct sk_backend *be); /* frees `be` too */
 };
 
 struct sk_backend_conf {
-    int n_thread; /* 0: CPUs of the affinity mask, limited by the cgroup */
-    bool pin;
+    int n_thread; /* 0: CPUs of the affinity mask, limited by the cgroup's quota */
+    bool pin;     /* each thread stays on one CPU */
 };
-/* kernels/ref and kernels/cpu. cpu: -SK_EUNSUP where the CPU is below its lowest level (the caller then takes ref and says so). SKEIN_ISA in the
- * environment lowers the level: avx512 (f32 only), avx512-vnni, avx512-bf16 ...; an unknown or unreachable name is -SK_EINVAL. */
+/* kernels/ref: always there, one thread, whatever conf says. -SK_ENOMEM. */
 int sk_ref_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
+/* kernels/cpu. -SK_EUNSUP where the CPU is below its lowest level (the caller then takes ref and says so), -SK_EINVAL
+ * (too many threads), -SK_EUNAVAIL (no thread, no pinning), -SK_ENOMEM. The highest level that the CPU has is used; the
+ * environment's SKEIN_ISA lowers it: avx512, avx512-vnni or avx512-bf16; a name that is none of the CPU's levels is
+ * -SK_EINVAL. */
 int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
 
 #endif

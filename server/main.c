@@ -3,6 +3,7 @@
  * Start: listen, then build or load (until then requests are answered 503 with how far it is). Stop, on SIGTERM or
  * SIGINT: no new connections; running requests go on for a while, or until the second signal; then API, HTTP, engine,
  * templates, in the order of who calls whom. */
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,13 @@
 #include "server/api/route.h"
 #include "server/server.h"
 
-enum { MAX_HEADER_BYTES = 8192, MAX_STREAM_QUEUE_BYTES = 1 << 20, DRAIN_MS = 10000, DRAIN_POLL_MS = 20 };
+enum {
+    MAX_HEADER_BYTES = 8192,
+    MAX_STREAM_QUEUE_BYTES = 1 << 20,
+    DRAIN_MS = 10000,
+    DRAIN_POLL_MS = 20,
+    MMAP_BYTES = 256 << 10
+};
 
 static struct daemon {
     struct sk_server server;
@@ -53,6 +60,8 @@ static void stop_now(void)
     uv_close((uv_handle_t *)&d.term, NULL);
     uv_close((uv_handle_t *)&d.intr, NULL);
     uv_close((uv_handle_t *)&d.drain, NULL);
+    signal(SIGTERM, SIG_IGN); /* what is left takes a bounded time, and is better done than cut short */
+    signal(SIGINT, SIG_IGN);
     sk_api_close(&d.server);
     sk_http_run(d.server.http); /* the last words go out */
     sk_http_close(d.server.http, on_http_closed, NULL);
@@ -266,6 +275,7 @@ static int usage_error(const struct sk_err *err)
 int main(int argc, char **argv)
 {
     struct sk_err err;
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* else it grows with the first large body, which then stays in the heap */
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             print_help();

@@ -28,12 +28,16 @@ static const struct row *find(int rc)
     return &rows[rc >= 0 && rc < SK_E_COUNT ? rc : SK_EINTERNAL];
 }
 
-/* A cut must not leave half a character: these texts go into JSON. */
-static void trim(char *s, size_t cap)
+/* A cut must not leave half a character: these texts go into JSON. And names in them come from files of others: they
+ * must not end a line of a log or speak to a terminal. */
+static void tidy(char *s, size_t cap)
 {
     size_t n = strlen(s);
     if (n + 1 == cap)
         s[n - sk_utf8_partial(s, n)] = '\0';
+    for (; *s; s++)
+        if ((unsigned char)*s < ' ' || *s == 0x7f)
+            *s = '?';
 }
 
 /* `fmt`'s arguments may point into `err` itself ("file: <old message>"), hence the detour over `msg`. */
@@ -43,11 +47,11 @@ static void fill(struct sk_err *err, int code, const char *param, const char *re
     int n = vsnprintf(msg, sizeof msg, fmt, ap);
     if (reason && n >= 0 && (size_t)n < sizeof msg)
         snprintf(msg + n, sizeof msg - (size_t)n, ": %s", reason);
-    trim(msg, sizeof msg);
+    tidy(msg, sizeof msg);
 
     char name[sizeof err->param];
     snprintf(name, sizeof name, "%s", param ? param : "");
-    trim(name, sizeof name);
+    tidy(name, sizeof name);
 
     err->code = code;
     memcpy(err->param, name, sizeof name);

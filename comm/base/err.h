@@ -18,9 +18,11 @@ struct sk_err {
 };
 
 /* Fills `err` (may be NULL; an error already in it is replaced) and returns -code. `param` may be NULL. */
-int sk_err_set(struct sk_err *err, int code, const char *param, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int sk_err_set(struct sk_err *err, int code, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 /* As sk_err_set, then appends ": " and strerror(errno as it was on entry). */
-int sk_err_errno(struct sk_err *err, int code, const char *param, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int sk_err_errno(struct sk_err *err, int code, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* Columns of conf/errors.def; `rc` may be given negative or positive. Never NULL. */
 const char *sk_err_name(int rc); /* "CTX" */

@@ -267,8 +267,8 @@ struct keeper {
     const struct long_int *next, *end;
 };
 
-/* cJSON keeps a number as a double only; `valuestring`, which its numbers leave empty and it frees with any value, takes
- * the characters of a long integer. Values come in the text's order, the order in which they were counted. */
+/* cJSON keeps a number as a double only; `valuestring`, which its numbers leave empty and it frees with any value,
+ * takes the characters of a long integer. Values come in the text's order, the order in which they were counted. */
 static int keep_long_ints(struct cJSON *v, struct keeper *k)
 {
     if (++k->n_values == k->next->value) {

@@ -1,6 +1,8 @@
 #include "comm/dir/desc.h"
+
 #include <math.h>
 #include <string.h>
+
 #include "comm/base/json.h"
 
 static const char *const norm_names[] = {"rms", "layer"};

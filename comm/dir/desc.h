@@ -1,9 +1,11 @@
 /* The neutral description of a decoder: all that engine/model needs to know of a model besides its tensors. Model names
- * do not exist past skein-build. What can be folded into weights or tables offline is folded and has no field here (rope
- * scaling lives in the stored inverse frequencies, interleaved q/k rows are un-permuted, fused tensors are merged).
+ * do not exist past skein-build. What can be folded into weights or tables offline is folded and has no field here
+ * (rope scaling lives in the stored inverse frequencies, interleaved q/k rows are un-permuted, fused tensors are
+ * merged).
  *
  *   x = embed[token] (+ pos_embed[position])
- *   per layer:  h = norm(x); q,k,v = qkv(h) + bias; q,k = qk_norm(q,k); q,k = rope(q,k); x += o(attention(q,k,v)) + bias
+ *   per layer:  h = norm(x); q,k,v = qkv(h) + bias; q,k = qk_norm(q,k); q,k = rope(q,k)
+ *               x += o(attention(q,k,v)) + bias
  *               h = norm(x); x += down(act(gate(h)) * up(h)) + bias    or   down(act(up(h) + bias)) + bias
  *   logits = head(norm(x)) */
 #ifndef SK_DESC_H
@@ -34,10 +36,10 @@ struct sk_desc {
     enum sk_norm norm;
     float norm_eps;
     enum sk_act act;
-    bool gated;      /* MLP has a gate: act(gate) * up */
-    bool qk_norm;    /* RMS norm over each head of q and k before rope, eps = norm_eps */
-    bool pos_embed;  /* learned positions, tensor "pos_embed"; then n_rope = 0 */
-    bool tied;       /* head is the embedding matrix; no tensor "head" */
+    bool gated;       /* MLP has a gate: act(gate) * up */
+    bool qk_norm;     /* RMS norm over each head of q and k before rope, eps = norm_eps */
+    bool pos_embed;   /* learned positions, tensor "pos_embed"; then n_rope = 0 */
+    bool tied;        /* head is the embedding matrix; no tensor "head" */
     float attn_scale; /* multiplies q.k; 1/sqrt(head_dim) unless the model says otherwise */
     uint32_t n_rope;
     struct sk_rope ropes[SK_MAX_ROPES];
@@ -59,10 +61,10 @@ static inline uint32_t sk_desc_ffn_stride(const struct sk_desc *d)
     return (d->n_ffn + 15) & ~15u;
 }
 
-/* Checks every bound and consistency rule (n_head % n_kv_head == 0, rope dims, ...), derives the groups. -SK_EFORMAT. */
+/* Checks every bound and rule (n_head % n_kv_head == 0, rope dims, ...) and derives the groups. -SK_EFORMAT. */
 int sk_desc_check(struct sk_desc *d, struct sk_err *err);
 struct cJSON;
-int sk_desc_print(const struct sk_desc *d, struct sk_buf *b); /* as a JSON object */
+int sk_desc_print(const struct sk_desc *d, struct sk_buf *b);                      /* as a JSON object */
 int sk_desc_parse(const struct cJSON *v, struct sk_desc *ret, struct sk_err *err); /* then checked */
 /* The decoder as about 25 lines of pseudo-code with this model's numbers. */
 int sk_desc_explain(const struct sk_desc *d, struct sk_buf *b);

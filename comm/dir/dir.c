@@ -1,4 +1,5 @@
 #include "comm/dir/dir.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -6,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
 #include "comm/base/json.h"
 #include "comm/base/mem.h"
 
@@ -173,15 +175,19 @@ static int read_config(const struct cJSON *v, struct sk_dir *d, struct sk_err *e
 int sk_dir_open(const char *path, struct sk_dir *ret, struct sk_err *err)
 {
     struct sk_dir d = {0};
+    struct sk_err why;
     struct cJSON *v = NULL;
     char file[sizeof d.path + 32];
     int rc;
 
     if ((size_t)snprintf(d.path, sizeof d.path, "%s", path) >= sizeof d.path)
         return sk_err_set(err, SK_EINVAL, NULL, "path is too long: %.200s...", path);
-    if ((rc = config_path(path, "", file, sizeof file, err)) || (rc = sk_json_load(file, MAX_CONFIG_BYTES, &v, err)) ||
-        (rc = read_config(v, &d, err)))
+    if ((rc = config_path(path, "", file, sizeof file, err)) || (rc = sk_json_load(file, MAX_CONFIG_BYTES, &v, err)))
         goto out;
+    if ((rc = read_config(v, &d, &why))) {
+        sk_err_set(err, -rc, why.param, "%.200s: %.260s", file, why.msg);
+        goto out;
+    }
     *ret = d;
 out:
     if (rc)

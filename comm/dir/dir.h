@@ -1,21 +1,27 @@
 /* The engine directory: what skein-build makes and skein-engine and skeind open.
  *
- *   config.json     format version, description, name, limits, EOS set, generation defaults, templates, self-test, digest
+ *   config.json     format version, description, name, EOS set, generation defaults, templates, self-test, digest
  *   weights.skw     header, tensor table, data; mapped
  *   vocab.skv       the compiled tokenizer (comm/dir/vocab.h); mapped
  *
- * weights.skw, little-endian: struct sk_dir_head, then n_tensor struct sk_dir_entry, then data; every tensor's offset is a
- * multiple of 4096. Matrices are packed as comm/dir/pack.h says; vectors are plain f32, padded with zeros to a
- * multiple of 16. Tensor names ("N" is the layer) and shapes (hs = head stride, fs = ffn stride, see desc.h):
- *   embed [n_vocab][n_embd]           head [n_vocab][n_embd] unless tied        pos_embed [max_len][n_embd] f32 matrix
- *   layer.N.attn_norm [n_embd]        layer.N.attn_norm.bias (LAYER norm)       layer.N.q_norm, layer.N.k_norm [head_dim]
- *   layer.N.qkv [(n_head + 2 n_kv_head) * hs][n_embd]   rows: all q heads, all k heads, all v heads; each head padded to hs
- *   layer.N.qkv.bias                  absent = none
- *   layer.N.o [n_embd][n_head * hs]   slab_k a multiple of hs                   layer.N.o.bias
- *   layer.N.ffn_norm [n_embd]         layer.N.ffn_norm.bias
- *   layer.N.gate_up [2 * fs][n_embd]  rows: gate, then up (gated)               layer.N.up [fs][n_embd], layer.N.up.bias (not gated)
- *   layer.N.down [n_embd][fs]         layer.N.down.bias
- *   final_norm [n_embd], final_norm.bias     rope.I [dim/2] */
+ * weights.skw, little-endian: struct sk_dir_head, then n_tensor struct sk_dir_entry, then data; every tensor's offset
+ * is a multiple of 4096. Matrices are packed as comm/dir/pack.h says; vectors are plain f32, padded with zeros to a
+ * multiple of 16. Tensors (N is the layer; hs = head stride, fs = ffn stride, see desc.h); any matrix of a layer may
+ * have a vector NAME.bias, a norm has one if it is a LAYER norm:
+ *
+ *   embed             [n_vocab][n_embd]
+ *   pos_embed         [max_len][n_embd]   f32; learned positions only
+ *   layer.N.attn_norm [n_embd]
+ *   layer.N.qkv       [(n_head + 2 n_kv_head) * hs][n_embd]   all q heads, all k heads, all v heads; each padded to hs
+ *   layer.N.q_norm    [head_dim]          and k_norm; qk_norm only
+ *   layer.N.o         [n_embd][n_head * hs]   slab_k a multiple of hs
+ *   layer.N.ffn_norm  [n_embd]
+ *   layer.N.gate_up   [2 * fs][n_embd]    gate, then up; gated only
+ *   layer.N.up        [fs][n_embd]        not gated only
+ *   layer.N.down      [n_embd][fs]
+ *   final_norm        [n_embd]
+ *   head              [n_vocab][n_embd]   not tied only
+ *   rope.I            [dim / 2]           inverse frequencies of rope I */
 #ifndef SK_DIR_H
 #define SK_DIR_H
 #include <stdbool.h>
@@ -43,7 +49,7 @@ struct sk_dir_head {
 struct sk_dir_entry {
     char name[SK_DIR_NAME_MAX]; /* NUL-terminated */
     uint32_t dtype, pack, split;
-    uint32_t cut_unit; /* a cut along the split axis falls on a multiple of this: rows (SPLIT_OUT) or inputs (SPLIT_IN) */
+    uint32_t cut_unit;    /* a cut falls on a multiple of this: rows (SPLIT_OUT) or inputs (SPLIT_IN) */
     uint32_t n_out, n_in; /* vectors: n_out = length, n_in = 1, pack PLAIN, dtype f32 */
     uint32_t slab_k, zero;
     uint64_t offset, bytes;
@@ -59,17 +65,17 @@ struct sk_gen_defaults {
 
 struct sk_dir {
     char path[1024];
-    char name[128];       /* the source's file or folder name, without .gguf */
-    char digest[33];      /* hex; changes with any weight, the description or the tokenizer */
-    char dtype[32];       /* what was asked for: "keep", "q4", ... */
-    int64_t created;      /* unix seconds */
+    char name[128];  /* the source's file or folder name, without .gguf */
+    char digest[33]; /* hex; changes with any weight, the description or the tokenizer */
+    char dtype[32];  /* what was asked for: "keep", "q4", ... */
+    int64_t created; /* unix seconds */
     struct sk_desc desc;
     uint32_t n_eos;
     int32_t eos[SK_DIR_MAX_EOS]; /* ends of sequence: generation_config, else config / tokenizer */
     int32_t bos;                 /* -1 = none */
     struct sk_gen_defaults gen;
-    char *chat_template; /* owned; NULL = the model has none */
-    char *tools_template; /* owned; a template named tool_use, NULL = none */
+    char *chat_template;                 /* owned; NULL = the model has none */
+    char *tools_template;                /* owned; a template named tool_use, NULL = none */
     char bos_token[128], eos_token[128]; /* template variables, "" = none */
     /* Self-test: log-prob of token i + 1 given 0..i, by the f32-activation reference at build time. */
     int32_t selftest_ids[SK_SELFTEST_TOKENS];
@@ -78,7 +84,7 @@ struct sk_dir {
 
 /* Reads config.json. -SK_ENOENT, -SK_EFORMAT (other format version: says which and how to rebuild), -SK_EIO. */
 int sk_dir_open(const char *path, struct sk_dir *ret, struct sk_err *err);
-void sk_dir_close(struct sk_dir *d); /* frees the templates */
+void sk_dir_close(struct sk_dir *d);                                           /* frees the templates */
 int sk_dir_save(const struct sk_dir *d, const char *path, struct sk_err *err); /* writes path/config.json */
 bool sk_dir_is(const char *path); /* does it look like an engine directory? */
 

@@ -1,5 +1,7 @@
 #include "comm/dir/dtype.h"
+
 #include <string.h>
+
 #include "comm/base/err.h"
 
 static const char *const names[SK_DTYPE_COUNT] = {"f32", "f16", "bf16", "q8", "q4"};

@@ -16,8 +16,8 @@ enum sk_dtype {
 
 #define SK_QBLOCK 32 /* values that share one scale */
 
-const char *sk_dtype_name(enum sk_dtype t);               /* "f32", "f16", "bf16", "q8", "q4" */
-int sk_dtype_find(const char *name, enum sk_dtype *ret);  /* -SK_ENOENT */
+const char *sk_dtype_name(enum sk_dtype t);              /* "f32", "f16", "bf16", "q8", "q4" */
+int sk_dtype_find(const char *name, enum sk_dtype *ret); /* -SK_ENOENT */
 
 float sk_f16_to_f32(uint16_t h);
 uint16_t sk_f32_to_f16(float f); /* overflow gives Inf */

@@ -1,6 +1,8 @@
 #include "comm/dir/pack.h"
+
 #include <math.h>
 #include <string.h>
+
 #include "comm/base/err.h"
 
 enum { Q4_BLOCK_BYTES = 256 }; /* nibbles of 32 inputs of a panel */

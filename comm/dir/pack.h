@@ -20,7 +20,7 @@
 
 enum sk_pack_kind { SK_PACK_PLAIN = 0, SK_PACK_X86_1 = 1 };
 
-#define SK_PANEL 16
+#define SK_PANEL      16
 #define SK_ALIGN16(n) (((n) + 15) & ~(size_t)15) /* row strides of activations and vectors: multiples of 16 floats */
 
 struct sk_pack {
@@ -30,15 +30,14 @@ struct sk_pack {
     uint64_t panel_stride, slab_stride, bytes;
 };
 
-/* Fills the derived members. -SK_EINVAL if slab_k does not divide n_in or does not suit the dtype, or sizes overflow. */
+/* Fills all members. -SK_EINVAL: slab_k does not divide n_in or does not suit the dtype, or sizes overflow. */
 int sk_pack_layout(struct sk_pack *p, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in, uint32_t slab_k);
-/* Is slab_k a legal slab for dtype? */
-int sk_pack_unit(enum sk_dtype dtype); /* 1, 1, 2, 32, 32 */
+int sk_pack_unit(enum sk_dtype dtype); /* slab_k is a multiple of this */
 
 /* One quantised block of 32 inputs of one row, the common form between file formats and packs. */
 struct sk_block {
-    uint16_t d, m;          /* f16; m = 0 for q8 */
-    int8_t q[SK_QBLOCK];    /* q8: -128..127, q4: 0..15 */
+    uint16_t d, m;       /* f16; m = 0 for q8 */
+    int8_t q[SK_QBLOCK]; /* q8: -128..127, q4: 0..15 */
 };
 /* Puts row `out` from floats (f32, f16, bf16 only; converts, round to nearest even). row has n_in floats. */
 void sk_pack_put_row(const struct sk_pack *p, void *data, uint32_t out, const float *row);

@@ -1,4 +1,5 @@
 #include "comm/dir/dir.h"
+
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
@@ -114,6 +115,7 @@ int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights
 {
     char file[1024 + 32];
     struct stat st;
+    struct sk_err why;
     void *p = NULL;
     int rc, fd;
 
@@ -138,11 +140,13 @@ int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights
         rc = sk_err_errno(err, SK_ENOMEM, NULL, "cannot map %s", file);
         goto out;
     }
-    rc = sk_weights_open_mem(p, (size_t)st.st_size, ret, err);
-    if (rc)
+    rc = sk_weights_open_mem(p, (size_t)st.st_size, ret, &why);
+    if (rc) {
+        sk_err_set(err, -rc, why.param, "%.200s: %.260s", path, why.msg);
         munmap(p, (size_t)st.st_size);
-    else
+    } else {
         ret->mapped = true;
+    }
 out:
     close(fd);
     return rc;

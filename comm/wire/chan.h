@@ -1,4 +1,4 @@
-/* A framed, non-blocking channel over a stream socket. The caller polls the descriptor; chan never blocks and never sleeps. */
+/* A framed, non-blocking channel over a stream socket. The caller polls the descriptor; chan never blocks or sleeps. */
 #ifndef SK_CHAN_H
 #define SK_CHAN_H
 #include <stdbool.h>
@@ -10,9 +10,10 @@ struct sk_chan {
     size_t read_at;        /* bytes of `in` already handed out */
 };
 
-void sk_chan_init(struct sk_chan *c, int fd, size_t max_out); /* takes fd, makes it non-blocking */
-void sk_chan_done(struct sk_chan *c);                         /* closes fd */
-/* Reads what is there. 0; -SK_EIO: closed by the peer or broken. */
+/* Takes fd, makes it non-blocking and close-on-exec. max_out: bytes of `out`. */
+void sk_chan_init(struct sk_chan *c, int fd, size_t max_out);
+void sk_chan_done(struct sk_chan *c); /* closes fd */
+/* Reads what is there, up to a bound. 0; -SK_EIO: closed by the peer, broken, or no memory. */
 int sk_chan_fill(struct sk_chan *c);
 /* Next whole frame, checked; valid until the next fill. 1 = *ret_f set, 0 = none yet, -SK_EPROTO. */
 int sk_chan_next(struct sk_chan *c, const struct sk_frame **ret_f);

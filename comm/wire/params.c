@@ -6,7 +6,8 @@
 
 #include "comm/base/err.h"
 
-enum { MAX_TOP_LOGPROBS = 20, MAX_NGRAM = 1 << 20 };
+enum { MAX_NGRAM = 1 << 20 };
+#define MIN_TEMPERATURE 1e-5f /* logits divided by less may be infinite, and then equal */
 
 _Static_assert(sizeof(struct sk_params) == 104, "the struct is the same bytes on a wire, in a plan and in a record");
 
@@ -84,13 +85,13 @@ int sk_params_check(const struct sk_params *p, const int32_t *list, size_t n_lis
     if ((p->flags & ~(uint32_t)(SK_PARAMS_IGNORE_EOS | SK_PARAMS_NO_CACHE)) || p->zero)
         return -SK_EPROTO;
 
-    bool in_range = within(p->temperature, 0, 1e6f) && within(p->top_p, 0, 1) && p->top_p > 0 &&
-                    within(p->min_p, 0, 1) && within(p->typical_p, 0, 1) && p->typical_p > 0 &&
+    bool in_range = (p->temperature == 0 || within(p->temperature, MIN_TEMPERATURE, 1e6f)) && within(p->top_p, 0, 1) &&
+                    p->top_p > 0 && within(p->min_p, 0, 1) && within(p->typical_p, 0, 1) && p->typical_p > 0 &&
                     within(p->eta_cutoff, 0, 1) && within(p->epsilon_cutoff, 0, 1) &&
                     within(p->repetition_penalty, 1e-6f, 1e6f) && within(p->presence_penalty, -1e6f, 1e6f) &&
                     within(p->frequency_penalty, -1e6f, 1e6f) && p->top_k >= 0 && p->no_repeat_ngram >= 0 &&
-                    p->no_repeat_ngram <= MAX_NGRAM && p->n_logprobs >= -1 && p->n_logprobs <= MAX_TOP_LOGPROBS &&
-                    p->n_prompt_logprobs >= -1 && p->n_prompt_logprobs <= MAX_TOP_LOGPROBS;
+                    p->no_repeat_ngram <= MAX_NGRAM && p->n_logprobs >= -1 && p->n_logprobs <= SK_MAX_LOGPROBS &&
+                    p->n_prompt_logprobs >= -1 && p->n_prompt_logprobs <= SK_MAX_LOGPROBS;
     if (!in_range)
         return -SK_ERANGE;
     return lists_ok(p, list, n_vocab) ? 0 : -SK_ERANGE;

@@ -155,7 +155,7 @@ static bool text_ok(const char *s, size_t n)
 static bool hello_ok(const struct sk_wire_hello *h)
 {
     return h->magic == SK_WIRE_MAGIC && text_ok(h->build, sizeof h->build) && text_ok(h->digest, sizeof h->digest) &&
-           text_ok(h->isa, sizeof h->isa) && h->n_group <= 4;
+           text_ok(h->isa, sizeof h->isa) && h->n_group <= SK_WIRE_MAX_GROUPS;
 }
 
 static bool tokens_ok(const struct sk_wire_tokens *t)

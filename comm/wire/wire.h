@@ -1,10 +1,12 @@
-/* Frames between the daemon and an engine's leader, over any stream socket. Little-endian, fixed layouts, 8-byte aligned:
+/* Frames between the daemon and an engine's leader, over any stream socket: struct sk_frame, then the body.
+ * Little-endian, fixed layouts, everything 8-byte aligned.
  *
- *   struct sk_frame { bytes, kind, zero } then the body; bytes counts both and is a multiple of 8, at most SK_FRAME_MAX.
+ *   daemon to engine   HELLO, PROMPT, SEQ, CANCEL, BEAT, QUIT
+ *   engine to daemon   STATE while it starts, then HELLO, then TOKENS, STATS, BEAT
  *
- * Daemon -> engine: HELLO, PROMPT, SEQ, CANCEL, BEAT, QUIT.   Engine -> daemon: HELLO, STATE, TOKENS, STATS, BEAT.
- * Each side sends HELLO first. The engine grants `credit` sequences in its HELLO: the daemon never has more unfinished ones there; each
- * finish gives one back. VECTOR and ADAPTER are reserved. A body that does not check is -SK_EPROTO and ends the connection. */
+ * The daemon's first frame is HELLO. The engine grants `credit` sequences in its own: the daemon never has more
+ * unfinished ones there; each finish gives one back. VECTOR and ADAPTER are reserved. A frame that does not check ends
+ * the connection. */
 #ifndef SK_WIRE_H
 #define SK_WIRE_H
 #include <stddef.h>
@@ -15,39 +17,53 @@
 
 #define SK_WIRE_MAGIC   0x45524957u /* "WIRE" */
 #define SK_WIRE_VERSION 1
-enum { SK_FRAME_MAX = 64 << 20 };
+enum { SK_FRAME_MAX = 64 << 20, SK_WIRE_MAX_GROUPS = 4 };
 
 enum sk_frame_kind {
-    SK_FRAME_HELLO = 1, SK_FRAME_STATE, SK_FRAME_PROMPT, SK_FRAME_SEQ, SK_FRAME_CANCEL, SK_FRAME_TOKENS, SK_FRAME_STATS, SK_FRAME_BEAT, SK_FRAME_QUIT,
-    SK_FRAME_VECTOR, SK_FRAME_ADAPTER, SK_FRAME_KIND_COUNT
+    SK_FRAME_HELLO = 1,
+    SK_FRAME_STATE,
+    SK_FRAME_PROMPT,
+    SK_FRAME_SEQ,
+    SK_FRAME_CANCEL,
+    SK_FRAME_TOKENS,
+    SK_FRAME_STATS,
+    SK_FRAME_BEAT,
+    SK_FRAME_QUIT,
+    SK_FRAME_VECTOR,
+    SK_FRAME_ADAPTER,
+    SK_FRAME_KIND_COUNT
 };
 struct sk_frame {
-    uint32_t bytes;
+    uint32_t bytes; /* of head and body, a multiple of 8, at most SK_FRAME_MAX */
     uint16_t kind, zero;
 };
 
-struct sk_wire_hello { /* both ways; the daemon fills magic, version, build and digest only */
+/* Both ways; the daemon fills magic, version, build and digest only. */
+struct sk_wire_hello {
     struct sk_frame frame;
     uint32_t magic, version;
     char build[32];  /* SK_VERSION */
     char digest[40]; /* engine directory, hex */
     char isa[32];    /* backend/isa, for example "cpu/avx512-bf16" */
     uint32_t max_len, max_seqs, block_tok, n_group;
-    uint32_t n_blk[4];
+    uint32_t n_blk[SK_WIRE_MAX_GROUPS];
     uint32_t credit, pid;
     uint64_t weights_bytes, kv_bytes, scratch_bytes;
 };
-struct sk_wire_state { /* while an engine starts: how far it is; `failed` = it gives up, text says why */
+/* While an engine starts: how far it is. failed: it gives up, text says why. */
+struct sk_wire_state {
     struct sk_frame frame;
     uint32_t permille, failed;
     char text[448];
 };
-struct sk_wire_prompt { /* then n_tok int32, padded: the prompt of a job, once */
+/* Then n_tok int32, padded to 8 bytes: the prompt of a job, which n_choice SEQ frames refer to. */
+struct sk_wire_prompt {
     struct sk_frame frame;
-    uint64_t job;
-    uint32_t n_tok, n_choice; /* sequences that will refer to it */
+    uint64_t job; /* an id that no unfinished job has */
+    uint32_t n_tok, n_choice;
 };
-struct sk_wire_seq { /* then list int32 [n_list], then n_done int32 tokens generated already; each padded to 8 bytes */
+/* Then the list, int32 [n_list], then n_done int32 tokens generated already; each padded to 8 bytes. */
+struct sk_wire_seq {
     struct sk_frame frame;
     uint64_t job;
     uint32_t choice, n_list, n_done, zero;
@@ -56,13 +72,21 @@ struct sk_wire_seq { /* then list int32 [n_list], then n_done int32 tokens gener
 struct sk_wire_cancel {
     struct sk_frame frame;
     uint64_t job;
-    uint32_t choice, zero; /* SK_WIRE_ALL = every choice */
+    uint32_t choice, zero; /* SK_WIRE_ALL = every choice, those that have not come too */
 };
 #define SK_WIRE_ALL 0xffffffffu
 
-enum sk_finish { SK_FINISH_NONE, SK_FINISH_EOS, SK_FINISH_STOP_ID, SK_FINISH_LENGTH, SK_FINISH_CANCEL, SK_FINISH_ERROR };
+enum sk_finish {
+    SK_FINISH_NONE,
+    SK_FINISH_EOS,
+    SK_FINISH_STOP_ID,
+    SK_FINISH_LENGTH,
+    SK_FINISH_CANCEL,
+    SK_FINISH_ERROR
+};
 enum { SK_ITEM_PROMPT = 1 /* a prompt log-prob, not an answer token */ };
-struct sk_wire_item { /* then n_top struct sk_wire_top */
+/* Then n_top struct sk_wire_top. Numbers as in struct sk_result_row. */
+struct sk_wire_item {
     int32_t id;
     float logprob;
     int32_t rank;
@@ -72,25 +96,32 @@ struct sk_wire_top {
     int32_t id;
     float logprob;
 };
-struct sk_wire_entry { /* then n_item items */
+/* Then n_item items: prompt log-probs in the order of positions, then the answer's token. */
+struct sk_wire_entry {
     uint64_t job;
     uint32_t choice, n_item;
     uint32_t finish;    /* enum sk_finish; anything but NONE is the sequence's last entry */
     int32_t reason;     /* STOP_ID / EOS: the token id (which is not among the items); ERROR: SK_Exxx */
-    uint32_t n_cached;  /* prompt tokens that came from the prefix cache; set with the first entry */
+    uint32_t n_cached;  /* prompt tokens that came from the prefix cache */
     uint32_t n_preempt; /* times preempted so far */
 };
-struct sk_wire_tokens { /* then n_entry entries, each at a multiple of 8: one frame per step for all its sequences */
+/* Then n_entry entries: one frame a step, with what has ended otherwise since; a sequence without credit has its own.
+ */
+struct sk_wire_tokens {
     struct sk_frame frame;
     uint64_t step;
     uint32_t n_entry, zero;
 };
-struct sk_wire_stats { /* after steps, at most each 100 ms while busy, and with each BEAT */
+/* After steps, at most each 100 ms while busy, and with each BEAT. */
+struct sk_wire_stats {
     struct sk_frame frame;
+    /* counters since the start */
     uint64_t steps, prompt_tok, decode_tok, preemptions, cache_query_tok, cache_hit_tok, busy_us;
+    /* levels; blocks of all groups, cached ones are held by nobody and can be evicted */
     uint32_t running, waiting, blk_total, blk_free, blk_cached, zero;
 };
-struct sk_wire_beat { /* the engine answers with the same number; `step` lets the daemon see progress */
+/* The engine answers with the same number; `step` lets the daemon see progress. */
+struct sk_wire_beat {
     struct sk_frame frame;
     uint64_t number, step;
 };
@@ -111,14 +142,15 @@ void sk_wire_tokens_entry(struct sk_buf *b, const struct sk_wire_entry *e);
 void sk_wire_tokens_item(struct sk_buf *b, const struct sk_wire_item *it, const struct sk_wire_top *top);
 int sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry);
 
-/* Reading. check: a whole frame p[0..bytes) as it came; every count against the bytes that are there. 0 or -SK_EPROTO. The typed views below may
- * be used on a checked frame only. */
+/* Reading. check: a whole frame as it came, every count against the bytes that are there. 0 or -SK_EPROTO. The views
+ * below are for a checked frame. */
 int sk_wire_check(const struct sk_frame *f);
 const int32_t *sk_wire_prompt_tok(const struct sk_wire_prompt *p);
 const int32_t *sk_wire_seq_list(const struct sk_wire_seq *s);
 const int32_t *sk_wire_seq_done(const struct sk_wire_seq *s);
-const struct sk_wire_entry *sk_wire_first(const struct sk_wire_tokens *t);                              /* NULL = none */
-const struct sk_wire_entry *sk_wire_next(const struct sk_wire_tokens *t, const struct sk_wire_entry *e); /* NULL = no more */
+/* NULL: no (more) entries. */
+const struct sk_wire_entry *sk_wire_first(const struct sk_wire_tokens *t);
+const struct sk_wire_entry *sk_wire_next(const struct sk_wire_tokens *t, const struct sk_wire_entry *e);
 const struct sk_wire_item *sk_wire_item_first(const struct sk_wire_entry *e);
 const struct sk_wire_item *sk_wire_item_next(const struct sk_wire_item *it); /* the caller counts n_item */
 const struct sk_wire_top *sk_wire_item_top(const struct sk_wire_item *it);

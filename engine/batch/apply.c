@@ -1,11 +1,6 @@
 /* Decisions -> blocks, slots, and the bytes of the plan. */
 #include "engine/batch/loop.h"
 
-static uint32_t blocks(uint32_t n_pos, uint32_t block_tok)
-{
-    return (n_pos + block_tok - 1) / block_tok;
-}
-
 /* Last block first: so that of a text whose blocks are evicted, the end goes before its beginning. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
 {
@@ -17,7 +12,7 @@ void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
     }
     sk_kvpool_unpin(l->pool, q->node);
     q->node = SK_KV_NONE;
-    q->n_blk = q->n_entered = q->n_comp = q->n_tok_sent = q->n_blk_sent = 0;
+    q->n_blk = q->n_entered = q->n_computed = q->n_tok_sent = q->n_blk_sent = 0;
     if (q->opened)
         l->slot_close[l->n_slot_close++] = q->slot;
     else
@@ -37,9 +32,9 @@ static void admit(struct sk_loop *l, const struct sk_sched_admit *a)
     sk_kvpool_share(l->pool, &a->hit, q->blk);
     q->node = a->hit.node;
     q->n_blk = q->n_entered = a->hit.n_blk;
-    q->n_comp = a->hit.n_blk * bt;
+    q->n_computed = a->hit.n_blk * bt;
     if (!q->counted && sk_seq_reads_cache(q)) {
-        q->n_cached = q->n_comp < q->n_prompt ? q->n_comp : q->n_prompt;
+        q->n_cached = q->n_computed < q->n_prompt ? q->n_computed : q->n_prompt;
         l->stats.cache_query_tok += q->n_prompt;
         l->stats.cache_hit_tok += q->n_cached;
     }
@@ -50,7 +45,7 @@ static void admit(struct sk_loop *l, const struct sk_sched_admit *a)
 /* The scheduler counted these blocks: that there are too few is a mistake of ours. */
 static void grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos)
 {
-    uint32_t n_blk = blocks(n_pos, l->conf.kv.block_tok);
+    uint32_t n_blk = sk_kvpool_blocks(&l->conf.kv, n_pos);
     if (n_blk <= q->n_blk)
         return;
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {

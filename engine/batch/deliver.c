@@ -45,7 +45,7 @@ static void settle_blocks(struct sk_loop *l, struct sk_seq *q)
 {
     const struct sk_kvpool_conf *c = &l->conf.kv;
     struct sk_kv_text text = sk_seq_text(q);
-    while ((q->n_entered + 1) * c->block_tok <= q->n_comp) {
+    while ((q->n_entered + 1) * c->block_tok <= q->n_computed) {
         int32_t blk[SK_MAX_GROUPS];
         for (uint32_t g = 0; g < c->n_group; g++)
             blk[g] = q->n_entered >= q->first[g] ? q->blk[g][q->n_entered] : SK_KV_NONE;
@@ -54,7 +54,7 @@ static void settle_blocks(struct sk_loop *l, struct sk_seq *q)
         q->n_entered++;
     }
     for (uint32_t g = 0; g < c->n_group; g++)
-        for (uint32_t first = sk_kvpool_first(c, g, q->n_comp); q->first[g] < first; q->first[g]++)
+        for (uint32_t first = sk_kvpool_first(c, g, q->n_computed); q->first[g] < first; q->first[g]++)
             sk_kvpool_put(l->pool, g, q->blk[g][q->first[g]]);
 }
 
@@ -74,9 +74,9 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
         if (!row_ok(l, &rows[i]))
             return -SK_EINTERNAL;
 
-    q->n_comp = r->pos + r->n;
+    q->n_computed = r->pos + r->n;
     if (r->want & SK_RUN_PROMPT_LOGPROBS)
-        q->n_scored = q->n_comp;
+        q->n_scored = q->n_computed;
     if (r->pos < q->n_prompt)
         l->stats.prompt_tok += r->n;
 
@@ -84,7 +84,7 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
     enum sk_finish finish = SK_FINISH_NONE;
     if (sample)
         finish = take_token(l, q, rows[n_score].id);
-    else if (q->max_gen == 0 && q->n_comp == q->n_prompt)
+    else if (q->max_gen == 0 && q->n_computed == q->n_prompt)
         finish = SK_FINISH_LENGTH;
     bool ends = finish == SK_FINISH_EOS || finish == SK_FINISH_STOP_ID; /* the token is not of the answer */
     e.finish = finish;

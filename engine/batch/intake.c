@@ -49,7 +49,7 @@ static int check_seq(const struct sk_loop *l, const struct sk_wire_seq *s, const
                      struct sk_err *err)
 {
     const char *wrong = NULL;
-    if (!j || j->n_come >= j->n_choice)
+    if (!j || j->n_arrived >= j->n_choice)
         wrong = "no such job, or more sequences than it has";
     else if (sk_params_check(&s->params, sk_wire_seq_list(s), s->n_list, l->conf.n_vocab))
         wrong = "parameters out of bounds";
@@ -100,7 +100,7 @@ static void refuse_at_once(struct sk_loop *l, struct sk_seq_job *j, uint32_t cho
     sk_wire_tokens_begin(out, &at, l->step);
     sk_wire_tokens_entry(out, &e);
     sk_wire_tokens_end(out, at, 1);
-    j->n_come++;
+    j->n_arrived++;
 }
 
 static int take_seq(struct sk_loop *l, const struct sk_wire_seq *s, struct sk_buf *out, struct sk_err *err)
@@ -149,7 +149,7 @@ static void take_cancel(struct sk_loop *l, const struct sk_wire_cancel *c)
         sk_seq_end(l->seqs, q, SK_FINISH_CANCEL, 0);
     }
     if (c->choice == SK_WIRE_ALL) {
-        j->n_choice = j->n_come;
+        j->n_choice = j->n_arrived;
         sk_seq_job_settle(l->seqs, j);
     }
 }

@@ -79,6 +79,12 @@ int sk_kvpool_take(struct sk_kvpool *p, uint32_t g, uint32_t n, int32_t *ret_blk
  * parents. */
 void sk_kvpool_put(struct sk_kvpool *p, uint32_t g, int32_t blk);
 
+/* Blocks of text that hold n_tok tokens. */
+static inline uint32_t sk_kvpool_blocks(const struct sk_kvpool_conf *c, uint32_t n_tok)
+{
+    return (n_tok + c->block_tok - 1) / c->block_tok;
+}
+
 /* First block that a row at `pos` of a group with this window can touch. */
 uint32_t sk_kvpool_first(const struct sk_kvpool_conf *c, uint32_t g, uint32_t pos);
 

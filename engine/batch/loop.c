@@ -14,11 +14,16 @@ enum {
 
 /* ---- memory ---- */
 
-/* The most that a plan can hold: bounded by what scheduling admits at once, and reserved so that no step allocates. */
+/* The most that a plan can hold: bounded by what scheduling admits at once, and reserved so that no step allocates.
+ * Words are tokens and lists of the admitted, and tokens of the others' rows with one more for each run; in each group
+ * there are no more block numbers than that. Records are padded to 8 bytes. */
 static size_t max_plan(const struct sk_loop_conf *c)
 {
-    uint64_t words = (uint64_t)MAX_OPEN_WORD + c->max_len + SK_MAX_LIST + 2 * (uint64_t)c->max_row;
-    uint64_t per_seq = 256 + c->kv.n_group * 64;
+    enum { PAD = 4 };
+    size_t words = (size_t)MAX_OPEN_WORD + c->max_len + SK_MAX_LIST + c->max_row + c->max_seqs;
+    size_t per_group = sizeof(struct sk_plan_drop) + sizeof(struct sk_plan_append) + PAD;
+    size_t per_seq = sizeof(struct sk_plan_close) + sizeof(struct sk_plan_open) + PAD + sizeof(struct sk_plan_tok) +
+                     PAD + sizeof(struct sk_plan_run) + c->kv.n_group * per_group;
     return sizeof(struct sk_plan_head) + words * sizeof(int32_t) * (1 + c->kv.n_group) + c->max_seqs * per_seq;
 }
 
@@ -32,7 +37,7 @@ static int open_memory(struct sk_loop *l)
         rc = sk_sched_open(&l->sched, &l->todo);
     if (rc)
         return rc;
-    l->max_blk = (c->max_len + c->kv.block_tok - 1) / c->kv.block_tok;
+    l->max_blk = sk_kvpool_blocks(&c->kv, c->max_len);
     l->table = sk_calloc((size_t)c->max_seqs * c->kv.n_group * l->max_blk, sizeof *l->table);
     l->slot_free = sk_calloc(c->max_seqs, sizeof *l->slot_free);
     l->slot_close = sk_calloc(c->max_seqs, sizeof *l->slot_close);

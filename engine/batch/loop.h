@@ -1,5 +1,4 @@
-/* The leader's loop: frames in, one step of the model, frames out. All that it decides with is in struct sk_loop; what
- * it does in one iteration:
+/* The leader's loop: frames in, one step of the model, frames out. All its state is in struct sk_loop. One iteration:
  *
  *   intake.c   frames -> jobs and sequences (wait, cancel, refuse)
  *   sched.c    sequences and blocks -> decisions
@@ -63,8 +62,8 @@ uint32_t sk_loop_credit(const struct sk_loop *l);
 int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err);
 /* Is there anything that a step would do? */
 bool sk_loop_busy(const struct sk_loop *l);
-/* One iteration; its TOKENS frame (if anything happened) goes to `out`. An error is final: the ranks' state is unknown.
- */
+/* One iteration; its TOKENS frame (if anything happened) goes to `out`. An error is final: what the ranks did is not
+ * known. */
 int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err);
 void sk_loop_stats(const struct sk_loop *l, struct sk_wire_stats *ret);
 
@@ -78,10 +77,11 @@ int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err);
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q);
 /* Carries the decisions out and writes the plan of step l->step. */
 int sk_apply_plan(struct sk_loop *l);
-/* Takes the step's rows: *n_entry entries more in the TOKENS frame being written. -SK_EINTERNAL: a row cannot be. */
+/* Takes the step's rows; adds to *n_entry the entries that it writes into the TOKENS frame. -SK_EINTERNAL: a row that
+ * no backend may give. */
 int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out,
                     uint32_t *n_entry);
-/* Last entries of sequences that ended outside of a step, up to a bound; they are free then. */
+/* Last entries of sequences that ended outside of a step, up to SK_LOOP_MAX_ENDED; frees those. */
 void sk_deliver_ended(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry);
 
 #endif

@@ -9,7 +9,7 @@
 /* A running sequence, or one about to: what this step gives it. */
 struct sk_sched_cand {
     struct sk_seq *seq;
-    uint32_t n_comp, n_blk; /* before the step; an admitted one has its hit */
+    uint32_t n_computed, n_blk; /* before the step; an admitted one has its hit */
     uint32_t first[SK_MAX_GROUPS];
     uint32_t grow;           /* blocks of each group that its run takes */
     bool out;                /* preempted */
@@ -53,18 +53,14 @@ static uint32_t min_u32(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-static uint32_t blocks(uint32_t n_pos, uint32_t block_tok)
-{
-    return (n_pos + block_tok - 1) / block_tok;
-}
-
 uint32_t sk_sched_peak(const struct sk_kvpool_conf *c, uint32_t g, uint32_t n_pos, uint32_t chunk)
 {
-    uint32_t all = blocks(n_pos, c->block_tok), w = c->window[g];
+    uint32_t all = sk_kvpool_blocks(c, n_pos), w = c->window[g];
     if (w == 0)
         return all;
-    /* the w - 1 positions before a chunk and the chunk, wherever they lie in blocks */
-    return min_u32(all, (uint32_t)(((uint64_t)w + chunk + c->block_tok - 2 + c->block_tok - 1) / c->block_tok));
+    /* the w - 1 positions before a chunk and the chunk may begin with the last position of a block */
+    uint64_t span = (uint64_t)w - 1 + chunk + c->block_tok - 1, n = (span + c->block_tok - 1) / c->block_tok;
+    return n < all ? (uint32_t)n : all;
 }
 
 /* The last token is drawn and never computed. */
@@ -81,11 +77,11 @@ bool sk_sched_fits(const struct sk_kvpool_conf *c, uint32_t n_prompt, uint32_t m
     return true;
 }
 
-static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_t n_comp, uint32_t n_blk,
+static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_t n_computed, uint32_t n_blk,
                                       const uint32_t *first)
 {
     struct sk_sched_cand *c = &s->out->cand[s->n_cand++];
-    *c = (struct sk_sched_cand){.seq = q, .n_comp = n_comp, .n_blk = n_blk};
+    *c = (struct sk_sched_cand){.seq = q, .n_computed = n_computed, .n_blk = n_blk};
     memcpy(c->first, first, sizeof c->first);
     return c;
 }
@@ -120,22 +116,22 @@ static struct sk_sched_run next_run(struct sk_seq *q, uint32_t from, uint32_t ro
 /* One row that continues an answer, as against a chunk. */
 static bool is_decode(const struct sk_seq *q)
 {
-    return q->n_comp >= q->n_prompt && q->n_comp + 1 == q->n_tok;
+    return q->n_computed >= q->n_prompt && q->n_computed + 1 == q->n_tok;
 }
 
-/* Rows that the blocks which can be taken allow. */
+/* Rows that the blocks which can be taken allow: no run takes more blocks than a step has rows. */
 static uint32_t block_room(const struct sched *s, const struct sk_sched_cand *c)
 {
-    uint32_t n = UINT32_MAX;
+    uint32_t n = s->conf->max_row;
     for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
         n = min_u32(n, s->avail[g]);
-    return (c->n_blk + n) * s->pool->conf.block_tok - c->n_comp;
+    return (c->n_blk + n) * s->pool->conf.block_tok - c->n_computed;
 }
 
 static void grant(struct sched *s, struct sk_sched_cand *c)
 {
-    c->run = next_run(c->seq, c->n_comp, min_u32(s->left, block_room(s, c)));
-    uint32_t need = blocks(c->n_comp + c->run.n, s->pool->conf.block_tok);
+    c->run = next_run(c->seq, c->n_computed, min_u32(s->left, block_room(s, c)));
+    uint32_t need = sk_kvpool_blocks(&s->pool->conf, c->n_computed + c->run.n);
     c->grow = need > c->n_blk ? need - c->n_blk : 0;
     for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
         s->avail[g] -= c->grow;
@@ -234,11 +230,11 @@ static bool is_coming(const struct sched *s, const struct sk_seq *q, const struc
     uint32_t bt = s->pool->conf.block_tok, have = hit->n_blk * bt;
     for (uint32_t i = 0; i < s->n_cand; i++) {
         const struct sk_sched_cand *c = &s->out->cand[i];
-        if (c->seq->n_prompt / bt * bt <= c->n_comp || c->seq->params.salt != q->params.salt)
+        if (c->seq->n_prompt / bt * bt <= c->n_computed || c->seq->params.salt != q->params.salt)
             continue;
         uint32_t max = min_u32(min_u32(c->seq->n_prompt, q->n_prompt), q->n_tok - 1);
         uint32_t n = common_prefix(c->seq, q, max) / bt * bt;
-        if (n > c->n_comp && n > have && 2 * (n - have) >= q->n_tok - have)
+        if (n > c->n_computed && n > have && 2 * (n - have) >= q->n_tok - have)
             return true;
     }
     return false;
@@ -294,7 +290,7 @@ void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs,
     for (uint32_t g = 0; g < pool->conf.n_group; g++)
         s.avail[g] = sk_kvpool_avail(pool, g);
     for (struct sk_seq *q = seqs->run.first; q; q = q->next)
-        add_cand(&s, q, q->n_comp, q->n_blk, q->first);
+        add_cand(&s, q, q->n_computed, q->n_blk, q->first);
 
     give_running(&s, true);
     give_running(&s, false);

@@ -17,10 +17,10 @@
 #include "engine/batch/seq.h"
 
 struct sk_sched_conf {
-    uint32_t max_seqs, max_row; /* that run at once; rows of one step; max_seqs <= max_row */
-    uint32_t max_open_word; /* int32 words of tokens and lists that the sequences admitted in one step bring, unless one
-                               alone has more */
-    bool no_evict;          /* admit only what surely fits to its end */
+    uint32_t max_seqs;      /* that run at once, <= max_row */
+    uint32_t max_row;       /* of one step */
+    uint32_t max_open_word; /* int32 words (tokens and lists) of what one step admits, unless one alone has more */
+    bool no_evict;          /* admit only what surely fits to its end: nothing is preempted */
 };
 
 /* One stretch of rows of a sequence: positions pos .. pos + n - 1, all of one class. */

@@ -96,11 +96,11 @@ struct sk_seq_job *sk_seq_job_new(struct sk_seqs *s, uint64_t id)
 
 void sk_seq_job_settle(struct sk_seqs *s, struct sk_seq_job *j)
 {
-    if (j->n_come == j->n_choice) {
+    if (j->n_arrived == j->n_choice) {
         sk_free(j->prompt);
         j->prompt = NULL;
     }
-    if (j->n_live > 0 || j->n_come < j->n_choice)
+    if (j->n_live > 0 || j->n_arrived < j->n_choice)
         return;
     struct sk_seq_job **at = bucket_of(s, j->id);
     while (*at != j)
@@ -176,7 +176,7 @@ struct sk_seq *sk_seq_new(struct sk_seqs *s, struct sk_seq_job *j, uint32_t choi
     *q = (struct sk_seq){
         .next = next, .job = j, .choice = choice, .id = ++s->last_id, .node = SK_KV_NONE, .job_next = j->seqs};
     j->seqs = q;
-    j->n_come++;
+    j->n_arrived++;
     j->n_live++;
     return q;
 }

@@ -22,10 +22,10 @@ struct sk_seq_list {
 
 struct sk_seq_job {
     uint64_t id;
-    int32_t *prompt;                             /* owned, until every choice has come; NULL: longer than max_len */
-    uint32_t n_prompt, n_choice, n_come, n_live; /* choices that will come, have come, have not ended */
-    struct sk_seq *seqs;                         /* the live ones, by job_next */
-    struct sk_seq_job *next;                     /* in its bucket, or in the list of free ones */
+    int32_t *prompt; /* owned, until all choices have arrived; NULL: too long, or no memory */
+    uint32_t n_prompt, n_choice, n_arrived, n_live; /* choices: in all, arrived so far, not ended */
+    struct sk_seq *seqs;                            /* the live ones, by job_next */
+    struct sk_seq_job *next;                        /* in its bucket, or in the list of free ones */
 };
 
 struct sk_seq {
@@ -40,9 +40,9 @@ struct sk_seq {
     int32_t *list; /* owned, sk_params_list_len words */
     int32_t *tok;  /* owned, [n_prompt + max_gen]: prompt, then what was generated */
     uint32_t n_list, n_prompt, n_tok;
-    uint32_t max_gen;  /* of the answer: params.max_tokens, cut at max_len */
-    uint32_t n_comp;   /* positions whose keys and values are in the cache */
-    uint32_t n_scored; /* prompt log-probs delivered, always of the first positions */
+    uint32_t max_gen;    /* of the answer: params.max_tokens, cut at max_len */
+    uint32_t n_computed; /* positions whose keys and values are in the cache */
+    uint32_t n_scored;   /* prompt log-probs delivered, always of the first positions */
     uint32_t n_cached, n_preempt;
     bool counted; /* the prefix cache's statistics know it */
 

@@ -6,10 +6,14 @@
 
 enum { MAX_THREADS = 64 };
 
-static int not_finite(const char *name, uint32_t row, struct sk_err *err)
+/* Row `out` of the recipe cannot be made: says which of the checkpoint's rows it was to come from. */
+static int not_finite(const struct sk_recipe *r, uint32_t out, struct sk_err *err)
 {
-    return sk_err_set(err, SK_EFORMAT, name, "tensor %s, row %u: a weight is infinite, not a number or too large", name,
-                      row);
+    uint32_t row = out;
+    const struct sk_recipe_part *part = sk_recipe_row(r, out, &row);
+
+    return sk_err_set(err, SK_EFORMAT, r->name, "tensor %s, row %u: a weight is infinite, not a number or too large",
+                      part ? part->t->name : r->name, row);
 }
 
 int sk_bake_vector(const struct sk_recipe *r, float *data, struct sk_err *err)
@@ -29,7 +33,7 @@ int sk_bake_vector(const struct sk_recipe *r, float *data, struct sk_err *err)
     }
     for (uint32_t i = 0; i < r->n_out; i++)
         if (!isfinite(data[i]))
-            return not_finite(r->name, i, err);
+            return not_finite(r, i, err);
     return 0;
 }
 
@@ -47,9 +51,11 @@ struct share {
     uint32_t bad_row;
 };
 
-static bool all_finite(const float *x, uint32_t n)
+/* Is every value finite, also once it is rounded to `dtype`? */
+static bool all_finite(const float *x, uint32_t n, enum sk_dtype dtype)
 {
-    uint32_t worst = 0;
+    /* The bits of the least number that becomes infinite; blocks have scales, looked at by themselves. */
+    uint32_t limit = dtype == SK_BF16 ? 0x7f7f8000 : dtype == SK_F16 ? 0x477ff000 : 0x7f800000, worst = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         uint32_t u;
@@ -57,7 +63,7 @@ static bool all_finite(const float *x, uint32_t n)
         u &= 0x7fffffff;
         worst = u > worst ? u : worst;
     }
-    return worst < 0x7f800000;
+    return worst < limit;
 }
 
 static bool blocks_finite(const struct sk_block *b, uint32_t n)
@@ -92,7 +98,7 @@ static bool put_floats(struct share *s, const struct sk_recipe_part *part, uint3
     read_row(part, row, r->src_in, s->src_row);
     for (uint32_t from = 0, to = 0; from < r->src_in; from += r->in_run, to += r->in_stride)
         memcpy(s->packed_row + to, s->src_row + from, r->in_run * sizeof(float));
-    if (!all_finite(s->packed_row, r->n_in))
+    if (!all_finite(s->packed_row, r->n_in, s->p->dtype))
         return false;
     if (s->p->dtype != SK_Q8 && s->p->dtype != SK_Q4) {
         sk_pack_put_row(s->p, s->data, out, s->packed_row);
@@ -175,7 +181,7 @@ int sk_bake_matrix(const struct sk_recipe *r, const struct sk_quant_choice *c, c
     }
     for (unsigned i = 0; i < n && !rc; i++)
         if (shares[i].rc)
-            rc = not_finite(r->name, shares[i].bad_row, err);
+            rc = not_finite(r, shares[i].bad_row, err);
 out:
     for (unsigned i = 0; i < n; i++) {
         sk_free(shares[i].packed_row);

@@ -64,7 +64,6 @@ int sk_build_detect(const char *src, enum sk_build_kind *ret, struct sk_err *err
     return 0;
 }
 
-/* The model's name where its metadata has none: the file's or directory's. */
 /* People know a model by the name of its file or folder; names in metadata are often those of a training run. */
 static void name_from_path(const char *src, char *ret, size_t n)
 {
@@ -81,6 +80,7 @@ static void name_from_path(const char *src, char *ret, size_t n)
 static int open_source(struct build *b)
 {
     enum sk_build_kind kind;
+    struct sk_err why;
     const char *src = b->conf->src;
     int rc = sk_build_detect(src, &kind, b->err);
 
@@ -89,15 +89,18 @@ static int open_source(struct build *b)
     if (kind == SK_BUILD_ENGINE_DIR)
         return sk_err_set(b->err, SK_EFORMAT, NULL, "%s is an engine directory already: nothing to build", src);
     if (kind == SK_BUILD_GGUF) {
-        if ((rc = sk_gguf_open(src, &b->gguf, b->err)) || (rc = sk_ggconf_read(b->gguf, &b->hp, b->err)))
+        if ((rc = sk_gguf_open(src, &b->gguf, b->err)))
             return rc;
         b->src = sk_gguf_src(b->gguf);
+        rc = sk_ggconf_read(b->gguf, &b->hp, &why);
     } else {
         if ((rc = sk_hf_read(src, &b->hp, b->err)) || (rc = sk_safetensors_open(src, &b->files, b->err)))
             return rc;
         b->src = &b->files;
     }
-    return sk_arch_finish(&b->hp, b->src, &b->recipes, b->err);
+    if (rc || (rc = sk_arch_finish(&b->hp, b->src, &b->recipes, &why)))
+        sk_err_set(b->err, -rc, why.param, "%.180s: %.260s", src, why.msg);
+    return rc;
 }
 
 /* What each tensor becomes, and how much that takes. */
@@ -223,6 +226,14 @@ static int write_tensor(struct build *b, struct sk_skw *w, uint32_t i, unsigned 
     return rc;
 }
 
+/* Says how far it is, and asks whether to go on. */
+static int go_on(const struct build *b, int percent)
+{
+    if (b->conf->progress && b->conf->progress(b->conf->arg, percent))
+        return sk_err_set(b->err, SK_ECANCEL, NULL, "the build was interrupted");
+    return 0;
+}
+
 static int write_weights(struct build *b)
 {
     unsigned n_thread = b->conf->n_thread ? b->conf->n_thread : default_threads();
@@ -231,10 +242,7 @@ static int write_weights(struct build *b)
     int rc = sk_skw_open(&w, b->out, b->recipes.n, sk_skw_size(b->recipes.n, b->n_bytes), b->err);
 
     for (uint32_t i = 0; i < b->recipes.n && !rc; i++) {
-        /* 99: the rest is the tokenizer, the self-test and the disk. */
-        if (b->conf->progress && b->conf->progress(b->conf->arg, (int)(done * 99 / b->n_bytes)))
-            rc = sk_err_set(b->err, SK_ECANCEL, NULL, "the build was interrupted");
-        else
+        if (!(rc = go_on(b, (int)(done * 99 / b->n_bytes))))
             rc = write_tensor(b, &w, i, n_thread);
         done += b->entries[i].bytes;
     }
@@ -266,8 +274,7 @@ static int compile_tokenizer(struct build *b)
     return 0;
 }
 
-/* The digest covers the tensor table (with the sums of all data), the description and the compiled tokenizer. */
-static int compute_digest(struct build *b)
+int sk_build_digest(const char *dir, const struct sk_dir *d, char ret[SK_BUILD_DIGEST], struct sk_err *err)
 {
     struct sk_weights w = {0};
     struct sk_src_map vocab = {0};
@@ -277,12 +284,12 @@ static int compute_digest(struct build *b)
     int rc;
 
     sk_buf_init(&desc, 1 << 20);
-    snprintf(path, sizeof path, "%.1200s/vocab.skv", b->out);
-    if ((rc = sk_weights_open(b->out, SK_WEIGHTS_LAZY, &w, b->err)) || (rc = sk_src_map(path, &vocab, b->err)))
+    snprintf(path, sizeof path, "%.1200s/vocab.skv", dir);
+    if ((rc = sk_weights_open(dir, SK_WEIGHTS_LAZY, &w, err)) || (rc = sk_src_map(path, &vocab, err)))
         goto out;
     state = XXH3_createState();
-    if (!state || sk_desc_print(&b->dir.desc, &desc)) {
-        rc = sk_err_set(b->err, SK_ENOMEM, NULL, "out of memory");
+    if (!state || sk_desc_print(&d->desc, &desc)) {
+        rc = sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
         goto out;
     }
     XXH3_128bits_reset(state);
@@ -290,13 +297,32 @@ static int compute_digest(struct build *b)
     XXH3_128bits_update(state, desc.p, desc.n);
     XXH3_128bits_update(state, vocab.p, vocab.n);
     XXH128_hash_t h = XXH3_128bits_digest(state);
-    snprintf(b->dir.digest, sizeof b->dir.digest, "%016llx%016llx", (unsigned long long)h.high64,
-             (unsigned long long)h.low64);
+    snprintf(ret, SK_BUILD_DIGEST, "%016llx%016llx", (unsigned long long)h.high64, (unsigned long long)h.low64);
 out:
     XXH3_freeState(state);
     sk_buf_done(&desc);
     sk_src_unmap(&vocab);
     sk_weights_close(&w);
+    return rc;
+}
+
+int sk_build_verify(const char *dir, uint32_t *ret_n_tensor, struct sk_err *err)
+{
+    struct sk_dir d;
+    struct sk_weights w = {0};
+    char digest[SK_BUILD_DIGEST];
+    int rc = sk_dir_open(dir, &d, err);
+
+    if (rc)
+        return rc;
+    if (!(rc = sk_weights_open(dir, SK_WEIGHTS_LAZY, &w, err)) && !(rc = sk_weights_verify(&w, err)) &&
+        !(rc = sk_build_digest(dir, &d, digest, err)) && strcmp(digest, d.digest))
+        rc = sk_err_set(err, SK_EFORMAT, "digest",
+                        "%.300s: the digest differs: vocab.skv or the description in config.json has changed", dir);
+    if (!rc)
+        *ret_n_tensor = w.n_tensor;
+    sk_weights_close(&w);
+    sk_dir_close(&d);
     return rc;
 }
 
@@ -336,11 +362,10 @@ int sk_build_fill(const struct sk_build_conf *c, const char *out, struct sk_err 
         goto out;
     describe(&b);
     /* The tokenizer first: it is what fails soonest. */
-    if ((rc = compile_tokenizer(&b)) || (rc = write_weights(&b)) || (rc = compute_digest(&b)) ||
-        (rc = sk_build_selftest(out, &b.dir, err)) || (rc = sk_dir_save(&b.dir, out, err)))
+    if ((rc = compile_tokenizer(&b)) || (rc = write_weights(&b)) || (rc = go_on(&b, 99)) ||
+        (rc = sk_build_digest(out, &b.dir, b.dir.digest, err)) || (rc = sk_build_selftest(out, &b.dir, err)) ||
+        (rc = go_on(&b, 100)) || (rc = sk_dir_save(&b.dir, out, err)))
         goto out;
-    if (c->progress)
-        c->progress(c->arg, 100);
     if (c->report) {
         report(&b);
         report_unused(&b);

@@ -55,7 +55,8 @@ static int check(const struct sk_freq_conf *c, double orig_len, struct sk_err *e
     if (!(c->theta > 1 && c->theta < 1e30))
         return sk_err_set(err, SK_EFORMAT, "rope_theta", "rope_theta is %g, must be larger than 1", c->theta);
     if (c->kind != SK_FREQ_NONE && !(c->factor >= 1 && c->factor < 1e6))
-        return sk_err_set(err, SK_EFORMAT, "rope_scaling", "rope_scaling.factor is %g, must be at least 1", c->factor);
+        return sk_err_set(err, SK_EFORMAT, "rope_scaling", "rope_scaling.factor is %g, must be from 1 to 1e6",
+                          c->factor);
     if ((c->kind == SK_FREQ_LLAMA3 || c->kind == SK_FREQ_YARN) && !(orig_len >= 1 && orig_len < 1e9))
         return sk_err_set(err, SK_EFORMAT, "rope_scaling", "rope_scaling's original length is %g", orig_len);
     if (c->kind == SK_FREQ_LLAMA3 && !(c->low_freq > 0 && c->high_freq > c->low_freq))

@@ -199,7 +199,7 @@ static int parse_tensor(struct cursor *c, struct sk_src_tensor *t, uint64_t *ret
         t->dims[i] = dims[t->n_dim - 1 - i]; /* the file has the innermost first */
     if (!take_u32(c, &t->type) || !take_u64(c, ret_offset))
         return cut_off(c, "tensor table", err);
-    if (!sk_src_type_name(t->type))
+    if (t->type >= SK_SRC_N_GGUF || !sk_src_type_name(t->type))
         return sk_err_set(err, SK_EUNSUP, NULL, "tensor %.*s is of unknown type %u", n, t->name, t->type);
     uint64_t row;
     if ((t->n_dim && sk_src_type_bytes(t->type, dims[0], &row)) || sk_src_type_bytes(t->type, values, &t->bytes))

@@ -25,6 +25,17 @@ static int get_size(const struct cJSON *c, const char *key, const char *alias, u
     return rc;
 }
 
+/* An object, NULL where it is absent or null. */
+static int get_object(const struct cJSON *c, const char *key, const struct cJSON **ret, struct sk_err *err)
+{
+    const struct cJSON *v = sk_json_get(c, key);
+
+    if (sk_json_type(v) != SK_JSON_OBJECT && sk_json_type(v) != SK_JSON_NULL)
+        return sk_err_set(err, SK_ETYPE, key, "%s is %s, must be an object", key, sk_json_typename(v));
+    *ret = sk_json_type(v) == SK_JSON_OBJECT ? v : NULL;
+    return 0;
+}
+
 static int read_sizes(const struct cJSON *c, const struct sk_arch_defaults *def, struct sk_desc *d, struct sk_err *err)
 {
     int rc;
@@ -178,16 +189,31 @@ static int read_scaling(const struct cJSON *s, struct sk_freq_conf *f, struct sk
     return rc;
 }
 
+/* All of a head's dimensions must turn. */
+static int check_turning(const struct cJSON *c, struct sk_err *err)
+{
+    double part = 1;
+    int rc = sk_json_get_num(c, "partial_rotary_factor", 0, 1, &part, err);
+
+    if (!rc && part != 1)
+        rc = sk_err_set(err, SK_EUNSUP, "partial_rotary_factor", "partial_rotary_factor %g is not supported", part);
+    return rc;
+}
+
 static int read_rope(const struct cJSON *c, struct sk_hparams *hp, struct sk_err *err)
 {
     struct sk_freq_conf *f = &hp->rope;
-    const struct cJSON *s = sk_json_get(c, "rope_parameters");
+    const struct cJSON *scaling, *parameters;
     int rc;
 
+    if ((rc = get_object(c, "rope_scaling", &scaling, err)) ||
+        (rc = get_object(c, "rope_parameters", &parameters, err)) || (rc = check_turning(c, err)) ||
+        (rc = check_turning(parameters, err)))
+        return rc;
     *f = (struct sk_freq_conf){.theta = 10000, .beta_fast = 32, .beta_slow = 1};
     if ((rc = sk_json_get_num(c, "rope_theta", 1, 1e12, &f->theta, err)) ||
         (rc = sk_json_get_num(c, "original_max_position_embeddings", 1, 1e9, &f->orig_len, err)) ||
-        (rc = read_scaling(s ? s : sk_json_get(c, "rope_scaling"), f, err)) || f->kind != SK_FREQ_YARN)
+        (rc = read_scaling(parameters ? parameters : scaling, f, err)) || f->kind != SK_FREQ_YARN)
         return rc;
     /* YaRN's factor may be left to the two lengths; and configurations often give the length before stretching. */
     if (!f->factor && f->orig_len > 0)
@@ -284,6 +310,9 @@ int sk_hf_parse(const struct cJSON *config, const struct cJSON *generation, stru
 
     if (sk_json_type(config) != SK_JSON_OBJECT)
         return sk_err_set(err, SK_EFORMAT, NULL, "config.json is %s, must be an object", sk_json_typename(config));
+    if (generation && sk_json_type(generation) != SK_JSON_OBJECT)
+        return sk_err_set(err, SK_EFORMAT, NULL, "generation_config.json is %s, must be an object",
+                          sk_json_typename(generation));
     if ((rc = sk_json_get_str(config, "model_type", &type, err)))
         return rc;
     if (!type)

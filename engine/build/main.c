@@ -39,7 +39,10 @@ static int on_progress(void *arg, int percent)
         fflush(stdout);
     } else if (percent != s->last && s->bar) {
         fprintf(stderr, "\r[%-50.*s] %3d %%%s", percent / 2, "##################################################",
-                percent, percent == 100 ? "\n" : "");
+                percent,
+                percent == 99    ? "  self-test"
+                : percent == 100 ? "           \n"
+                                 : "");
     }
     s->last = percent;
     return interrupted;
@@ -92,19 +95,11 @@ static int explain(const char *path, struct sk_err *err)
 
 static int verify(const char *path, struct sk_err *err)
 {
-    struct sk_dir d;
-    struct sk_weights w;
-    int rc = sk_dir_open(path, &d, err);
+    uint32_t n_tensor;
+    int rc = sk_build_verify(path, &n_tensor, err);
 
-    if (rc)
-        return rc;
-    if (!(rc = sk_weights_open(path, SK_WEIGHTS_LAZY, &w, err))) {
-        rc = sk_weights_verify(&w, err);
-        if (!rc)
-            printf("%s: %u tensors are as they were written\n", path, w.n_tensor);
-        sk_weights_close(&w);
-    }
-    sk_dir_close(&d);
+    if (!rc)
+        printf("%s: %u tensors and the other files are as they were built\n", path, n_tensor);
     return rc;
 }
 
@@ -165,7 +160,7 @@ int main(int argc, char **argv)
         rc = run(&c, src, &err);
     if (rc && c.porcelain)
         printf("error %s\n", err.msg);
-    if (rc)
+    else if (rc)
         fprintf(stderr, "skein-build: %s\n", err.msg);
     if (fflush(stdout) || ferror(stdout))
         rc = rc ? rc : -SK_EIO;

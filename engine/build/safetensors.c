@@ -6,23 +6,6 @@
 
 enum { MAX_HEADER = 100 << 20, MAX_INDEX = 64 << 20, MAX_PATH = 1280 };
 
-/* Types that a checkpoint of ours may use; the format has more (F8, I64, BOOL ...). */
-static const struct {
-    const char *name;
-    uint32_t type;
-} types[] = {{"F32", SK_SRC_F32}, {"F16", SK_SRC_F16}, {"BF16", SK_SRC_BF16}};
-
-static bool find_type(const char *name, uint32_t *ret)
-{
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        if (!strcmp(name, types[i].name)) {
-            *ret = types[i].type;
-            return true;
-        }
-    }
-    return false;
-}
-
 static int parse_shape(const struct cJSON *shape, struct sk_src_tensor *t)
 {
     uint64_t values = 1;
@@ -48,8 +31,8 @@ static int parse_tensor(struct sk_src *s, const struct cJSON *v, const uint8_t *
 
     if (!dtype)
         return sk_err_set(err, SK_EFORMAT, NULL, "tensor %.200s has no dtype", name);
-    if (!find_type(dtype, &t.type))
-        return 0; /* buffers such as masks; one that is needed is then reported as missing */
+    if (!sk_src_type_find(dtype, &t.type))
+        return 0; /* a type from after our time: if the tensor is needed, it is reported as missing */
     if (parse_shape(sk_json_get(v, "shape"), &t))
         return sk_err_set(err, SK_EFORMAT, NULL, "tensor %.200s has an impossible shape", name);
     if (sk_json_len(offsets) != 2 || !sk_json_is_int(first, &begin) || !sk_json_is_int(sk_json_next(first), &end) ||
@@ -162,12 +145,19 @@ static int add_file(void *arg, const char *path, struct sk_err *err)
 int sk_safetensors_open(const char *dir, struct sk_src *ret, struct sk_err *err)
 {
     struct sk_src s;
+    struct sk_err why;
     int rc;
 
     sk_src_init(&s);
-    if ((rc = sk_safetensors_files(dir, add_file, &s, err)) || (rc = sk_src_seal(&s, err)))
+    if ((rc = sk_safetensors_files(dir, add_file, &s, err)))
+        goto out;
+    if ((rc = sk_src_seal(&s, &why))) {
+        sk_err_set(err, -rc, why.param, "%.180s: %.260s", dir, why.msg);
+        goto out;
+    }
+    *ret = s;
+out:
+    if (rc)
         sk_src_done(&s);
-    else
-        *ret = s;
     return rc;
 }

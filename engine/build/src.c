@@ -45,11 +45,31 @@ static const struct type_row {
     [35] = {"TQ2_0", 256, 66},
     [39] = {"MXFP4", 32, 17},
     [40] = {"NVFP4", 64, 36},
+    [SK_SRC_N_GGUF] = {"BOOL", 1, 1},
+    {"U8", 1, 1},
+    {"F8_E4M3", 1, 1},
+    {"F8_E5M2", 1, 1},
+    {"F8_E8M0", 1, 1},
+    {"U16", 1, 2},
+    {"U32", 1, 4},
+    {"U64", 1, 8},
 };
+enum { N_TYPE = sizeof types / sizeof *types };
 
 const char *sk_src_type_name(uint32_t type)
 {
-    return type < sizeof types / sizeof *types ? types[type].name : NULL;
+    return type < N_TYPE ? types[type].name : NULL;
+}
+
+bool sk_src_type_find(const char *name, uint32_t *ret)
+{
+    for (uint32_t i = 0; i < N_TYPE; i++) {
+        if (types[i].name && types[i].values == 1 && !strcmp(name, types[i].name)) {
+            *ret = i;
+            return true;
+        }
+    }
+    return false;
 }
 
 bool sk_src_type_readable(uint32_t type)

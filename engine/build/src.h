@@ -16,12 +16,15 @@ enum sk_src_type {
     SK_SRC_Q4_0 = 2,
     SK_SRC_Q4_1 = 3,
     SK_SRC_Q8_0 = 8,
-    SK_SRC_BF16 = 30
+    SK_SRC_BF16 = 30,
+    SK_SRC_N_GGUF = 64 /* from here on: types of safetensors that GGUF lacks */
 };
 
 /* NULL: no such type. */
 const char *sk_src_type_name(uint32_t type);
 bool sk_src_type_readable(uint32_t type); /* can quant.c read its values? */
+/* The type of that name among those without blocks, as safetensors has them. */
+bool sk_src_type_find(const char *name, uint32_t *ret);
 /* Bytes of n values, n a multiple of the type's block. -SK_EFORMAT: unknown type, not whole blocks, overflow. */
 int sk_src_type_bytes(uint32_t type, uint64_t n, uint64_t *ret_bytes);
 

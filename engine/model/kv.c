@@ -2,26 +2,21 @@
 
 #include "comm/base/mem.h"
 
-static uint32_t blocks(uint64_t n_tok)
-{
-    return (uint32_t)((n_tok + SK_KV_BLOCK - 1) / SK_KV_BLOCK);
-}
-
 /* A window may begin and end inside a block, hence two more; a chunk's own blocks are there before those behind the
  * window go. */
 static uint32_t seq_blocks(uint32_t window, const struct sk_kv_conf *conf)
 {
-    uint32_t all = blocks(conf->max_len);
+    uint32_t all = sk_kv_blocks(conf->max_len);
     if (window == 0)
         return all;
-    uint64_t need = (uint64_t)window / SK_KV_BLOCK + 2 + blocks(conf->max_row);
+    uint64_t need = (uint64_t)window / SK_KV_BLOCK + 2 + sk_kv_blocks(conf->max_row);
     return need < all ? (uint32_t)need : all;
 }
 
 int sk_kv_plan(const struct sk_desc *d, const struct sk_backend *be, const struct sk_kv_conf *conf,
                struct sk_kv_need *ret, struct sk_err *err)
 {
-    struct sk_kv_need r = {.ld_table = blocks(conf->max_len)};
+    struct sk_kv_need r = {.ld_table = sk_kv_blocks(conf->max_len)};
     r.layer_block = be->kv_block_bytes(be, conf->dtype, conf->n_kv_head, sk_desc_head_stride(d));
     for (uint32_t l = 0; l < d->n_layer; l++)
         r.block[d->layer_group[l]] += r.layer_block;

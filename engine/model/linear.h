@@ -1,8 +1,13 @@
 /* Linear layers, y = W x + b with W [out][in], as Megatron-LM cuts them over the ranks of a group (Shoeybi et al. 2019,
- * section 3): replicated        every rank holds all of it column            a rank holds a span of the outputs; no
- * exchange merged column     several matrices of equal width in one (gate and up): the same span of each QKV a span of
- * query heads, and the KV heads that those need row               a rank holds a span of the inputs; partial sums are
- * added over the ranks, the bias once Widths are in floats of a padded activation row (head stride, ffn stride). */
+ * section 3):
+ *
+ *   replicated   every rank holds all of it
+ *   column       a rank holds a span of the outputs; nothing is exchanged
+ *   merged       two matrices of equal width in one, gate and up: the same span of each
+ *   QKV          a span of query heads, and the KV heads that those need
+ *   row          a rank holds a span of the inputs; partial sums are added over the ranks, the bias once
+ *
+ * Widths are in floats of a padded activation row (head stride, ffn stride). */
 #ifndef SK_LINEAR_H
 #define SK_LINEAR_H
 #include "comm/group/group.h"

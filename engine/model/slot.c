@@ -98,7 +98,7 @@ static const char *apply_tok(struct sk_slot *slot, const struct sk_plan_tok *t)
 
 static const char *apply_trim(const struct sk_slots *s, struct sk_slot *slot, const struct sk_plan_trim *t)
 {
-    uint32_t n_blk = (t->pos + SK_KV_BLOCK - 1) / SK_KV_BLOCK;
+    uint32_t n_blk = sk_kv_blocks(t->pos);
     if (t->pos > slot->n_known)
         return "slot is shorter than that";
     for (uint32_t g = 0; g < s->desc->n_group; g++) {

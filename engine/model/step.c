@@ -7,6 +7,9 @@
 #include "engine/model/decoder.h"
 #include "engine/model/sample.h"
 
+_Static_assert((int)SK_PLAN_MAX_GROUPS == (int)SK_MAX_GROUPS, "a plan's limits have every group of a description");
+_Static_assert((int)SK_MAX_TOP == (int)SK_MAX_LOGPROBS, "a result row has room for what parameters may ask for");
+
 /* Index arrays of a step: filled on the host, sent in one upload. */
 struct stage {
     char *host;
@@ -39,7 +42,7 @@ static uint64_t align64(uint64_t n)
 
 static uint64_t stage_bytes(const struct sk_rank_conf *c)
 {
-    return 4 * align64(c->max_row * sizeof(int32_t)) + align64(c->max_result * sizeof(int32_t)) +
+    return 2 * align64(c->max_row * sizeof(int32_t)) + align64(c->max_result * sizeof(int32_t)) +
            align64(c->max_result * sizeof(struct sk_samp));
 }
 
@@ -91,7 +94,6 @@ int sk_rank_plan(const struct sk_dir *dir, const struct sk_weights *w, struct sk
     for (uint32_t g = 0; g < d->n_group; g++) {
         r.kv_block += kv.block[g];
         r.n_blk[g] = kv.n_blk[g];
-        r.min_blk += kv.seq_blk[g];
     }
     *ret = r;
     return 0;
@@ -179,9 +181,9 @@ void sk_rank_limits(const struct sk_rank *r, struct sk_plan_limits *ret)
 
 /* A step's arrays, host and backend side. */
 struct arrays {
-    int32_t *slot, *pos, *run_row, *run_len; /* of sk_rows */
-    int32_t *pick;                           /* [n_result] row that each result row looks at */
-    struct sk_samp *samp;                    /* [n_result] */
+    int32_t *slot, *pos;  /* of sk_rows */
+    int32_t *pick;        /* [n_result] row that each result row looks at */
+    struct sk_samp *samp; /* [n_result] */
     struct sk_dev pick_dev, samp_dev;
     struct sk_rows rows;
     uint32_t n_result, n_prompt_result; /* result rows of prompt class come first, as their runs do */
@@ -196,25 +198,14 @@ static void *stage_take(struct stage *s, uint64_t bytes, struct sk_dev *ret)
     return p;
 }
 
-static uint32_t count_runs(const void *plan)
-{
-    uint32_t n = 0;
-    for (const struct sk_plan_rec *rec = sk_plan_first(plan); rec; rec = sk_plan_next(plan, rec))
-        n += rec->kind == SK_PLAN_RUN;
-    return n;
-}
-
 static void lay_out(struct sk_rank *r, const void *plan, struct arrays *a)
 {
     const struct sk_plan_head *head = plan;
     struct stage *s = &r->stage;
-    uint32_t n_row = head->n_row, n_run = count_runs(plan);
     *a = (struct arrays){.rows = {.token = r->slots.token, .max_len = r->conf.max_len}};
     s->used = 0;
-    a->slot = stage_take(s, n_row * sizeof *a->slot, &a->rows.slot);
-    a->pos = stage_take(s, n_row * sizeof *a->pos, &a->rows.pos);
-    a->run_row = stage_take(s, n_run * sizeof *a->run_row, &a->rows.run_row);
-    a->run_len = stage_take(s, n_run * sizeof *a->run_len, &a->rows.run_len);
+    a->slot = stage_take(s, head->n_row * sizeof *a->slot, &a->rows.slot);
+    a->pos = stage_take(s, head->n_row * sizeof *a->pos, &a->rows.pos);
     a->pick = stage_take(s, head->n_result * sizeof *a->pick, &a->pick_dev);
     a->samp = stage_take(s, head->n_result * sizeof *a->samp, &a->samp_dev);
 }
@@ -234,8 +225,6 @@ static void add_run(const struct sk_rank *r, const struct sk_plan_run *run, stru
     uint32_t first = rows->n_row, end = run->pos + run->n;
     bool prompt_class = run->pos < slot->n_prompt;
 
-    a->run_row[rows->n_run] = (int32_t)first;
-    a->run_len[rows->n_run++] = (int32_t)run->n;
     for (uint32_t i = 0; i < run->n; i++) {
         a->slot[first + i] = (int32_t)run->slot;
         a->pos[first + i] = (int32_t)(run->pos + i);
@@ -379,8 +368,8 @@ out:
     return rc;
 }
 
-/* Largest difference of one log-prob that arithmetic explains. Activations in int8 blocks move single log-probs of SmolLM2
- * by up to 0.6 (mean 0.05) against the build's f32; a broken kernel or a wrong tensor is off by several. */
+/* Largest difference of one log-prob that arithmetic explains. Activations in int8 blocks move single log-probs of
+ * SmolLM2 by up to 0.6 (mean 0.05) against the build's f32; a broken kernel or a wrong tensor is off by several. */
 static float selftest_tolerance(const struct sk_rank *r)
 {
     static const float by_dtype[SK_DTYPE_COUNT] = {

@@ -27,6 +27,8 @@ void sk_head_add(struct sk_head *h, const char *name, const char *value)
 {
     if (!value)
         value = "";
+    if (!*name || name[strcspn(name, " \t\r\n\"(),/:;<=>?@[\\]{}")] != '\0')
+        h->bad_name = true;
     h->bytes += strlen(name) + strlen(value) + 4; /* ": " and CRLF */
     if (strcasecmp(name, "host") == 0) {
         h->n_host++;
@@ -50,6 +52,7 @@ int sk_head_check(const struct sk_head *h, size_t max_header, size_t max_body, i
         const char *why;
     } rules[] = {
         {h->bytes > max_header, 431, SK_ETOOBIG, "The request header is too large."},
+        {h->bad_name, 400, SK_EINVAL, "A header's name has a character in it that names cannot have."},
         {h->http11 && h->n_host == 0, 400, SK_EINVAL, "The Host header is missing."},
         {h->n_host > 1, 400, SK_EINVAL, "There is more than one Host header."},
         {h->n_length > 0 && h->n_coding > 0, 400, SK_EINVAL,

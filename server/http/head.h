@@ -11,6 +11,7 @@
 struct sk_head {
     bool http11;
     uint32_t n_host, n_length, n_coding; /* Host, Content-Length, Transfer-Encoding fields */
+    bool bad_name;                       /* a field's name is no token, such as "Content-Length " */
     bool bad_coding;                     /* a transfer coding other than chunked */
     bool bad_length;                     /* not a decimal number of at most 18 digits */
     bool encoded;                        /* Content-Encoding other than identity */

@@ -21,6 +21,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <uv.h>
@@ -260,14 +261,19 @@ void sk_http_reply(struct sk_http_req *r, int status, const struct sk_http_heade
     answer(r, PHASE_WHOLE, status, response);
 }
 
+static void put_error(struct sk_buf *b, int code, const char *why)
+{
+    sk_buf_str(b, "{\"error\":{\"message\":");
+    sk_json_quote(b, why, strlen(why));
+    sk_buf_fmt(b, ",\"type\":\"%s\",\"param\":null,\"code\":\"%s\"}}", sk_err_type(code), sk_err_code(code));
+}
+
 static struct MHD_Response *refusal(struct sk_http_req *r, int code, const char *why)
 {
     struct sk_buf b;
     struct MHD_Response *response = NULL;
     sk_buf_init(&b, 4096);
-    sk_buf_str(&b, "{\"error\":{\"message\":");
-    sk_json_quote(&b, why, strlen(why));
-    sk_buf_fmt(&b, ",\"type\":\"%s\",\"param\":null,\"code\":\"%s\"}}", sk_err_type(code), sk_err_code(code));
+    put_error(&b, code, why);
     if (!b.failed)
         response = MHD_create_response_from_buffer(b.n, b.p, MHD_RESPMEM_MUST_COPY);
     sk_buf_done(&b);
@@ -288,6 +294,23 @@ static enum MHD_Result refuse(struct sk_http_req *r, int status, int code, const
     r->status = status;
     r->response = refusal(r, code, why);
     return r->response ? queue_response(r) : MHD_NO;
+}
+
+/* In the middle of a request, where the library takes no answer. Nothing else has been written since its first line, so
+ * that an answer of our own is in place; the connection must then be closed. */
+static void interject(const struct conn *c, const char *status, int code, const char *why)
+{
+    struct sk_buf body, b;
+    sk_buf_init(&body, 4096);
+    sk_buf_init(&b, 8192);
+    put_error(&body, code, why);
+    sk_buf_fmt(&b,
+               "HTTP/1.1 %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+               status, body.n, body.failed ? "" : body.p);
+    if (!b.failed)
+        (void)!send(c->fd, b.p, b.n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    sk_buf_done(&b);
+    sk_buf_done(&body);
 }
 
 static ssize_t read_stream(void *cls, uint64_t pos, char *buf, size_t max)
@@ -371,6 +394,20 @@ static enum MHD_Result add_field(void *cls, enum MHD_ValueKind kind, const char 
     return MHD_YES;
 }
 
+/* The absolute form, "http://host/path", is for proxies, but every server must take it (RFC 9112, section 3.2.2). */
+static const char *path_of(const char *url)
+{
+    static const char *const schemes[] = {"http://", "https://"};
+    for (int i = 0; i < 2; i++) {
+        size_t n = strlen(schemes[i]);
+        if (strncasecmp(url, schemes[i], n) != 0)
+            continue;
+        url += n + strcspn(url + n, "/");
+        return *url ? url : "/";
+    }
+    return url;
+}
+
 /* First call: the head is there, the body is not. */
 static enum MHD_Result take_head(struct sk_http_req *r, const char *url, const char *method, const char *version)
 {
@@ -393,6 +430,7 @@ static enum MHD_Result take_head(struct sk_http_req *r, const char *url, const c
         return refuse(r, status, rc, why);
 
     r->method = sk_arena_strndup(&r->arena, method, strlen(method));
+    url = path_of(url);
     r->path = sk_arena_strndup(&r->arena, url, strlen(url));
     if (!r->method || !r->path)
         return refuse(r, 500, SK_ENOMEM, "Out of memory.");
@@ -409,7 +447,10 @@ static enum MHD_Result take_body(struct sk_http_req *r, const char *p, size_t n)
         return MHD_YES;
     r->too_big = true;
     r->swallowed += n;
-    return r->swallowed <= r->http->conf.max_body ? MHD_YES : MHD_NO;
+    if (r->swallowed <= r->http->conf.max_body)
+        return MHD_YES;
+    interject(r->conn, "413 Content Too Large", SK_ETOOBIG, "The request body is too large.");
+    return MHD_NO;
 }
 
 static enum MHD_Result hand_over(struct sk_http_req *r)
@@ -551,13 +592,10 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **socket_c
         conn_ends(cls, *socket_context);
 }
 
-/* Between a request's first line and its handler nothing else has been written, so that a status line of our own is in
- * place. */
 static void expire(struct conn *c)
 {
-    static const char late[] = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     if (c->req)
-        (void)!send(c->fd, late, sizeof late - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        interject(c, "408 Request Timeout", SK_ETIMEOUT, "The request took too long to arrive.");
     c->deadline = 0;
     cut(c);
 }
@@ -570,8 +608,8 @@ static void keep_alive(struct sk_http_req *r, uint64_t now)
     sk_http_wake(r);
 }
 
-/* A client that owes us bytes and has closed: the shutdown of what is closed already makes the library's epoll look at it
- * once more. A half-close behind a whole request is none: by then nothing is due. */
+/* A client that owes us bytes and has closed: the shutdown of what is closed already makes the library's epoll look at
+ * it once more. A half-close behind a whole request is none: by then nothing is due. */
 static void notice_end(const struct conn *c)
 {
     char byte;

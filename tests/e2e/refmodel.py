@@ -206,3 +206,53 @@ def save_checkpoint(directory, config, tokenizer_from, seed, dtype="F32"):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(os.path.join(tokenizer_from, name), directory)
     return {k: v.astype(np.float64) for k, v in tensors.items()}
+
+
+GGUF_NAMES = [("model.embed_tokens", "token_embd"), ("model.norm", "output_norm"), ("lm_head", "output"), ("model.layers.", "blk."),
+              ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"), ("self_attn.o_proj", "attn_output"), ("self_attn.", "attn_"),
+              ("mlp.", "ffn_"), ("_proj", "")]
+
+
+def gguf_string(s):
+    return struct.pack("<Q", len(s.encode())) + s.encode()
+
+
+def gguf_value(v):
+    """Kind and bytes of a metadata value: uint32, float32, string, or an array of strings or int32."""
+    if isinstance(v, list):
+        words = isinstance(v[0], str)
+        return struct.pack("<IIQ", 9, 8 if words else 5, len(v)) + b"".join(gguf_string(x) if words else struct.pack("<i", x) for x in v)
+    if isinstance(v, str):
+        return struct.pack("<I", 8) + gguf_string(v)
+    return struct.pack("<If", 6, v) if isinstance(v, float) else struct.pack("<II", 4, v)
+
+
+def save_gguf(path, c, weights, tokenizer_from, dtype):
+    """A llama checkpoint as a GGUF file whose matrices are of that type; q and k rows in the order of interleaved rotary, as such files have them."""
+    with open(os.path.join(tokenizer_from, "tokenizer.json")) as f:
+        t = json.load(f)
+    words = sorted(t["model"]["vocab"], key=t["model"]["vocab"].get)
+    special = {a["content"] for a in t["added_tokens"] if a["special"]}
+    meta = {"general.architecture": "llama", "llama.block_count": c["num_hidden_layers"], "llama.embedding_length": c["hidden_size"],
+            "llama.feed_forward_length": c["intermediate_size"], "llama.context_length": c["max_position_embeddings"],
+            "llama.attention.head_count": c["num_attention_heads"], "llama.attention.head_count_kv": c["num_key_value_heads"],
+            "llama.attention.key_length": c["head_dim"], "llama.attention.value_length": c["head_dim"], "llama.rope.freq_base": c["rope_theta"],
+            "llama.attention.layer_norm_rms_epsilon": c["rms_norm_eps"], "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2",
+            "tokenizer.ggml.tokens": words, "tokenizer.ggml.token_type": [3 if w in special else 1 for w in words],
+            "tokenizer.ggml.merges": [m if isinstance(m, str) else " ".join(m) for m in t["model"]["merges"]],
+            "tokenizer.ggml.bos_token_id": c["bos_token_id"], "tokenizer.ggml.eos_token_id": c["eos_token_id"]}
+    table, data = b"", b""
+    for name, a in weights.items():
+        if "q_proj" in name or "k_proj" in name:
+            d = c["head_dim"]
+            a = a.reshape(-1, 2, d // 2, a.shape[1]).swapaxes(1, 2).reshape(a.shape)
+        for old, new in GGUF_NAMES:
+            name = name.replace(old, new)
+        kind = {"F32": 0, "F16": 1, "BF16": 30}[dtype if a.ndim == 2 else "F32"]
+        a = a.astype("<f4")
+        raw = {0: a, 1: a.astype("<f2"), 30: (a.view(np.uint32) >> 16).astype("<u2")}[kind].tobytes()
+        table += gguf_string(name) + struct.pack("<I", a.ndim) + struct.pack(f"<{a.ndim}Q", *a.shape[::-1]) + struct.pack("<IQ", kind, len(data))
+        data += raw + bytes(-len(raw) % 32)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(weights), len(meta)) + b"".join(gguf_string(k) + gguf_value(v) for k, v in meta.items()) + table
+    with open(path, "wb") as f:
+        f.write(head + bytes(-len(head) % 32) + data)

@@ -70,6 +70,11 @@ def test_options(server):
     assert answer.body == b""
 
 
+def test_absolute_form(server):
+    assert exchange(server, http("GET", "http://x:1/health")).startswith(b"HTTP/1.1 200")
+    assert b'"not_found"' in exchange(server, http("GET", "http://x"))
+
+
 def test_unknown_path(server):
     answer = server.get("/v1/nothing")
     assert answer.status == 404

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import SRC, Daemon
-from refmodel import forward, load_safetensors, save_checkpoint
+from refmodel import forward, load_safetensors, save_checkpoint, save_gguf
 
 TINY = SRC / "tests/golden/tiny"
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 320, "hidden_size": 64, "intermediate_size": 160,
@@ -51,6 +51,7 @@ SHAPES = {
     "gpt2-inner": {**GPT2, "n_embd": 48, "n_head": 3, "n_inner": 77},
 }
 N_PROMPT, N_GREEDY = 150, 16
+TEXT = "The sea in 1234 isn't far,  naïve 海!\n"
 
 
 @pytest.mark.parametrize("name", ["llama", "llama-bf16-tied", "llama-sharded", "qwen2", "qwen3", "gpt2"])
@@ -69,29 +70,32 @@ def log_softmax(x):
     return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
-def check(config, tmp_path, *options, storage="F32", n_prompt=N_PROMPT, tolerance=2e-4):
-    """Log-probs of a random checkpoint's prompt, and of its greedy continuation, against the reference."""
+def check(config, tmp_path, *options, storage="F32", n_prompt=N_PROMPT, tolerance=2e-4, gguf=False):
+    """Log-probs of a random checkpoint's prompt, and of its greedy continuation, against the reference. Returns how it tokenizes."""
     weights = save_checkpoint(tmp_path / "model", config, TINY / "llama", seed=config["vocab_size"], dtype=storage)
+    if gguf:
+        save_gguf(tmp_path / "model.gguf", config, weights, TINY / "llama", storage)
     ids = np.random.default_rng(7).integers(4, config["vocab_size"], n_prompt).tolist()
     server = Daemon(tmp_path / "cache", "--max-step-tokens", "64", "--max-seqs", "4", "--threads", "1", "--kv-memory", "64M", *options,
-                    model=str(tmp_path / "model"))
+                    model=str(tmp_path / ("model.gguf" if gguf else "model")))
     try:
+        tokens = server.ok("/tokenize", {"prompt": TEXT})["tokens"]
         choice = server.ok("/v1/completions", {"prompt": ids, "max_tokens": N_GREEDY, "temperature": 0, "ignore_eos": True, "prompt_logprobs": 20,
                                                "return_token_ids": True})["choices"][0]
     finally:
         assert server.close() == 0, "".join(server.log)
-    expected = log_softmax(forward(config, weights, ids))
+    logits = forward(config, weights, ids + choice["token_ids"])
+    expected = log_softmax(logits)
     for i, entry in enumerate(choice["prompt_logprobs"][1:]):
         assert str(ids[i + 1]) in entry and len(entry) in (20, 21)
         for token, got in entry.items():
             assert abs(got["logprob"] - expected[i][int(token)]) < tolerance, f"position {i}, token {token}"
-    for token in choice["token_ids"]:
-        logits = forward(config, weights, ids)[-1]
-        second, best = np.sort(logits)[-2:]
+    for row, token in zip(logits[n_prompt - 1:], choice["token_ids"]):
+        second, best = np.sort(row)[-2:]
         if best - second > 5 * tolerance:
-            assert token == logits.argmax(), f"after {len(ids)} tokens"
-        ids.append(token)
+            assert token == row.argmax()
     shutil.rmtree(tmp_path)
+    return tokens
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -99,23 +103,32 @@ def test_shape(name, tmp_path):
     check(SHAPES[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", ["llama-gqa-3", "llama-333-words", "qwen2-tied", "gpt2-inner"])
+@pytest.mark.parametrize("name", ["llama-333-words", "gpt2-inner"])
 @pytest.mark.parametrize("storage", ["BF16", "F16"])
 def test_stored_in_16_bits(name, storage, tmp_path):
     """Exactly as stored with --dtype f32; within what 16-bit activations cost without."""
     check(SHAPES[name], tmp_path / "f32", "--dtype", "f32", storage=storage)
-    check(SHAPES[name], tmp_path / "keep", storage=storage, tolerance=0.5)
+    check(SHAPES[name], tmp_path / "keep", storage=storage, tolerance=0.02)
 
 
 @pytest.mark.parametrize("name", ["llama-mqa-odd-ffn", "llama-7-heads", "llama-333-words", "llama-1000-wide", "qwen3-odd-head", "gpt2-5-heads"])
 @pytest.mark.parametrize("dtype", ["q8", "q4"])
 def test_quantised(name, dtype, tmp_path):
     """Shapes that are no whole blocks of 32 are padded or fall back to a wider type: near the exact values all the same."""
-    check(SHAPES[name], tmp_path, "--dtype", dtype, tolerance={"q8": 0.5, "q4": 5.0}[dtype])
+    check(SHAPES[name], tmp_path, "--dtype", dtype, tolerance={"q8": 0.3, "q4": 2.0}[dtype])
 
 
-@pytest.mark.parametrize("name", ["llama-gqa-3", "llama-yarn", "mistral-window", "qwen2-some-windows", "gpt2-5-heads"])
+@pytest.mark.parametrize("name", ["llama-yarn", "mistral-window", "qwen2-some-windows", "gpt2-5-heads"])
 def test_far_positions(name, tmp_path):
-    """Beyond one split of attention (256 positions), with and without windows."""
+    """Beyond one split of attention (256 positions) and the 64 that YaRN stretches, with and without windows."""
     config = {**SHAPES[name], ("n_positions" if name.startswith("gpt2") else "max_position_embeddings"): 1024}
-    check(config, tmp_path, n_prompt=700)
+    check(config, tmp_path, n_prompt=600)
+
+
+@pytest.mark.parametrize("storage", ["F32", "BF16", "F16"])
+def test_gguf_equals_hf(storage, tmp_path):
+    """The same weights and the same tokenizer in both formats."""
+    config = {**LLAMA, "hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 20}
+    from_hf = check(config, tmp_path / "hf", "--dtype", "f32", storage=storage)
+    assert check(config, tmp_path / "gguf", "--dtype", "f32", storage=storage, gguf=True) == from_hf
+    check(config, tmp_path / "keep", storage=storage, gguf=True, tolerance=2e-4 if storage == "F32" else 0.02)

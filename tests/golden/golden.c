@@ -143,7 +143,7 @@ struct bench {
     struct sk_model model;
     struct sk_kv kv;
     struct sk_scratch scratch;
-    struct sk_dev token, index; /* int32 [n], [4][chunk] */
+    struct sk_dev token, index; /* int32 [n], [3][chunk] */
 };
 
 static void bench_open(struct bench *b, const struct golden_dir *g, struct sk_backend *be, const struct golden_run *run)
@@ -161,7 +161,7 @@ static void bench_open(struct bench *b, const struct golden_dir *g, struct sk_ba
     must(sk_kv_open(&b->kv, d, be, &kc, &err), &err);
     must(sk_scratch_open(&b->scratch, d, &b->model.shard, run->chunk, be), &err);
     b->token = be->alloc(be, run->n * sizeof(int32_t));
-    b->index = be->alloc(be, 4 * run->chunk * sizeof(int32_t));
+    b->index = be->alloc(be, 3 * run->chunk * sizeof(int32_t));
     sk_assert(b->token.a && b->index.a);
     be->upload(be, b->token, run->ids, run->n * sizeof(int32_t));
     for (uint32_t i = 0; i < b->kv.need.ld_table; i++) {
@@ -173,7 +173,7 @@ static void bench_open(struct bench *b, const struct golden_dir *g, struct sk_ba
 
 static void bench_close(struct bench *b, const struct golden_run *run)
 {
-    b->be->free(b->be, b->index, 4 * run->chunk * sizeof(int32_t));
+    b->be->free(b->be, b->index, 3 * run->chunk * sizeof(int32_t));
     b->be->free(b->be, b->token, run->n * sizeof(int32_t));
     sk_scratch_close(&b->scratch);
     sk_kv_close(&b->kv);
@@ -187,26 +187,22 @@ static void run_chunk(struct bench *b, const struct golden_run *run, uint32_t po
     uint64_t words = run->chunk * sizeof(int32_t);
     struct sk_rows rows = {.n_row = n,
                            .n_prompt_row = n,
-                           .n_run = 1,
                            .max_run_row = n,
                            .max_pos = pos + n - 1,
                            .slot = b->index, /* zeros */
                            .pos = sk_dev_at(b->index, words),
-                           .run_row = b->index,
-                           .run_len = sk_dev_at(b->index, 2 * words),
                            .token = b->token,
                            .max_len = run->n};
-    b->be->upload(b->be, rows.run_len, &(int32_t){(int32_t)n}, sizeof(int32_t));
     for (uint32_t i = 0; i < n; i++) {
         int32_t at = (int32_t)(pos + i), row = (int32_t)i;
         b->be->upload(b->be, sk_dev_at(rows.pos, i * sizeof at), &at, sizeof at);
-        b->be->upload(b->be, sk_dev_at(b->index, 3 * words + i * sizeof row), &row, sizeof row);
+        b->be->upload(b->be, sk_dev_at(b->index, 2 * words + i * sizeof row), &row, sizeof row);
     }
     sk_assert(sk_decoder_run(&b->model, &b->kv, &b->scratch, &rows) == 0);
 
     for (uint32_t first = 0; first < n; first += SK_HEAD_SLICE) {
         uint32_t m = n - first < SK_HEAD_SLICE ? n - first : SK_HEAD_SLICE;
-        sk_decoder_head(&b->model, &b->scratch, sk_dev_at(b->index, 3 * words + first * sizeof(int32_t)), m, m);
+        sk_decoder_head(&b->model, &b->scratch, sk_dev_at(b->index, 2 * words + first * sizeof(int32_t)), m, m);
         sk_assert(b->be->wait(b->be) == 0);
         const float *logits = (const float *)(uintptr_t)b->scratch.logits.a;
         for (uint32_t i = 0; i < m; i++)

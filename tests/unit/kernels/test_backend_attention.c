@@ -59,9 +59,9 @@ struct player {
 
 /* The rows of one step; a copy of struct sk_rows on the host. */
 struct step {
-    int32_t slot[MAX_ROW], pos[MAX_ROW], run_row[N_SLOT], run_len[N_SLOT];
+    int32_t slot[MAX_ROW], pos[MAX_ROW];
     int32_t table[N_SLOT * LD_TABLE];
-    uint32_t n_row, n_prompt_row, n_run, max_run_row, max_pos;
+    uint32_t n_row, n_prompt_row, max_run_row, max_pos;
 };
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -73,8 +73,6 @@ static uint32_t least(uint32_t a, uint32_t b)
  * its last row, are such as must not be used. */
 static void add_run(struct step *s, const struct shape *shape, uint32_t slot, uint32_t pos, uint32_t n)
 {
-    s->run_row[s->n_run] = (int32_t)s->n_row;
-    s->run_len[s->n_run++] = (int32_t)n;
     s->max_run_row = n > s->max_run_row ? n : s->max_run_row;
     s->max_pos = pos + n - 1 > s->max_pos ? pos + n - 1 : s->max_pos;
     for (uint32_t i = 0; i < n; i++, s->n_row++) {
@@ -98,17 +96,12 @@ static void run_step(struct player *p, const struct step *s)
     for (uint32_t r = 0; r < s->n_row; r++)
         memcpy(rows_in + r * ld_qkv, p->qkv + (size_t)(s->slot[r] * MAX_LEN + s->pos[r]) * ld_qkv, ld_qkv * 4);
     struct sk_dev slot = kern_put(be, s->slot, sizeof s->slot), pos = kern_put(be, s->pos, sizeof s->pos);
-    struct sk_dev run_row = kern_put(be, s->run_row, sizeof s->run_row),
-                  run_len = kern_put(be, s->run_len, sizeof s->run_len);
     struct sk_rows rows = {.n_row = s->n_row,
                            .n_prompt_row = s->n_prompt_row,
-                           .n_run = s->n_run,
                            .max_run_row = s->max_run_row,
                            .max_pos = s->max_pos,
                            .slot = slot,
                            .pos = pos,
-                           .run_row = run_row,
-                           .run_len = run_len,
                            .max_len = MAX_LEN};
     struct sk_op_rope_kv store = {.qkv = kern_put(be, rows_in, s->n_row * ld_qkv * 4),
                                   .ld = p->ld_qkv,
@@ -143,7 +136,7 @@ static void run_step(struct player *p, const struct step *s)
         memcpy(p->out + at, rows_out + r * ld_out, ld_out * 4);
         memcpy(p->q + at, rows_in + r * ld_qkv, ld_out * 4);
     }
-    const struct sk_dev mine[] = {slot, pos, run_row, run_len, store.qkv, store.table, attention.out};
+    const struct sk_dev mine[] = {slot, pos, store.qkv, store.table, attention.out};
     for (size_t i = 0; i < sizeof mine / sizeof mine[0]; i++)
         kern_free(be, mine[i]);
     sk_free(rows_in);

@@ -78,11 +78,24 @@ static void test_cut_keeps_characters_whole(void **state)
     }
 }
 
+/* Names from other people's files are part of messages. */
+static void test_no_control_characters(void **state)
+{
+    struct sk_err err;
+    sk_err_set(&err, SK_EFORMAT, "a\nb", "tensor %s is missing", "x\ny\x1b[31m\x7f\t\xC3\xA9");
+    assert_string_equal(err.msg, "tensor x?y?[31m??\xC3\xA9 is missing");
+    assert_string_equal(err.param, "a?b");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table), cmocka_unit_test(test_foreign_codes_are_internal), cmocka_unit_test(test_set),
-        cmocka_unit_test(test_errno), cmocka_unit_test(test_cut_keeps_characters_whole),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_foreign_codes_are_internal),
+        cmocka_unit_test(test_set),
+        cmocka_unit_test(test_errno),
+        cmocka_unit_test(test_cut_keeps_characters_whole),
+        cmocka_unit_test(test_no_control_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

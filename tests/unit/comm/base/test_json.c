@@ -420,11 +420,13 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accepts), cmocka_unit_test(test_refuses), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_reading), cmocka_unit_test(test_is_int),
-        cmocka_unit_test(test_long_ints_find_their_value),  cmocka_unit_test(test_getters),
-        cmocka_unit_test(test_quote),   cmocka_unit_test(test_numbers), cmocka_unit_test(test_numbers_read_back),
-        cmocka_unit_test(test_print),   cmocka_unit_test(test_load),    cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_accepts),       cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_limits),        cmocka_unit_test(test_reading),
+        cmocka_unit_test(test_is_int),        cmocka_unit_test(test_long_ints_find_their_value),
+        cmocka_unit_test(test_getters),       cmocka_unit_test(test_quote),
+        cmocka_unit_test(test_numbers),       cmocka_unit_test(test_numbers_read_back),
+        cmocka_unit_test(test_print),         cmocka_unit_test(test_load),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,6 +36,7 @@ static void floats_have_bounds(void **state)
         float ok, low, high;
     } row[] = {
         {offsetof(struct sk_params, temperature), 0, -0.1f, INFINITY},
+        {offsetof(struct sk_params, temperature), 1e-5f, 1e-38f, 2e6f},
         {offsetof(struct sk_params, top_p), 0.5f, 0, 1.01f},
         {offsetof(struct sk_params, min_p), 0, -0.1f, 1.01f},
         {offsetof(struct sk_params, typical_p), 0.5f, 0, 1.01f},

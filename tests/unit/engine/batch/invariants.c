@@ -113,8 +113,8 @@ void invariants_check(const struct sk_loop *l)
     n += check_list(&s->wait, SK_SEQ_WAIT, true);
     n += check_list(&s->run, SK_SEQ_RUN, true);
     for (const struct sk_seq *q = s->run.first; q; q = q->next) {
-        sk_assert(q->n_comp < q->n_tok && q->n_tok <= q->n_prompt + q->max_gen);
-        sk_assert(q->n_comp <= q->n_blk * l->conf.kv.block_tok);
+        sk_assert(q->n_computed < q->n_tok && q->n_tok <= q->n_prompt + q->max_gen);
+        sk_assert(q->n_computed <= q->n_blk * l->conf.kv.block_tok);
     }
     sk_assert(n == s->max_seq);
     sk_assert(s->run.n + l->n_slot_free + l->n_slot_close == l->conf.max_seqs);

@@ -57,13 +57,13 @@ static struct sk_seq *add(struct state *s, uint32_t n_prompt, uint32_t n_gen, in
     return q;
 }
 
-/* As add, running, with n_comp positions computed and the blocks for them. */
-static struct sk_seq *add_running(struct state *s, uint32_t n_prompt, uint32_t n_gen, uint32_t n_comp, int32_t stem)
+/* As add, running, with n_computed positions computed and the blocks for them. */
+static struct sk_seq *add_running(struct state *s, uint32_t n_prompt, uint32_t n_gen, uint32_t n_computed, int32_t stem)
 {
     struct sk_seq *q = add(s, n_prompt, n_gen, stem);
     q->blk[0] = s->table[s->n];
-    q->n_comp = n_comp;
-    q->n_blk = (n_comp + BT - 1) / BT;
+    q->n_computed = n_computed;
+    q->n_blk = (n_computed + BT - 1) / BT;
     assert_int_equal(sk_kvpool_take(s->pool, 0, q->n_blk, q->blk[0]), 0);
     sk_seq_to(s->seqs, q, SK_SEQ_RUN);
     return q;
@@ -103,7 +103,7 @@ static void test_budget(void **unused)
     is_run(&s, 2, b, 8, 1, SK_RUN_SAMPLE);
     assert_int_equal(s.out.n_row, 16);
     assert_int_equal(s.out.n_result, 2);
-    old->n_comp = 36; /* its last chunk leaves room */
+    old->n_computed = 36; /* its last chunk leaves room */
     next(&s);
     is_run(&s, 0, old, 36, 4, SK_RUN_SAMPLE);
     is_run(&s, 1, mid, 4, 10, 0);
@@ -192,7 +192,7 @@ static void test_preempt_shared(void **unused)
     s.pool->groups[0].blocks[b->blk[0][0]].refs++;
     s.pool->groups[0].blocks[b->blk[0][1]].refs++;
     c->n_blk = 2;
-    c->n_comp = 8;
+    c->n_computed = 8;
     next(&s);
     assert_int_equal(s.out.n_preempt, 2);
     assert_ptr_equal(s.out.preempt[0], c);

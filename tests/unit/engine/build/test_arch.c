@@ -121,6 +121,12 @@ static void test_rope_keys(void **state)
     assert_true(hp.rope.kind == SK_FREQ_YARN && hp.desc.max_len == 131072);
     refused("{\"model_type\":\"llama\",\"rope_scaling\":{\"rope_type\":\"longrope\"}}", SK_EUNSUP, "'longrope'");
     refused("{\"model_type\":\"llama\",\"rope_scaling\":{\"rope_type\":3}}", SK_ETYPE, "rope_type");
+    refused("{\"model_type\":\"llama\",\"rope_scaling\":\"yarn\"}", SK_ETYPE, "rope_scaling is string");
+    refused("{\"model_type\":\"llama\",\"rope_parameters\":[1]}", SK_ETYPE, "rope_parameters is array");
+    refused("{\"model_type\":\"llama\",\"partial_rotary_factor\":0.5}", SK_EUNSUP, "partial_rotary_factor 0.5");
+    refused("{\"model_type\":\"llama\",\"rope_parameters\":{\"partial_rotary_factor\":0.25}}", SK_EUNSUP,
+            "partial_rotary_factor 0.25");
+    hf("{\"model_type\":\"llama\",\"rope_scaling\":null,\"partial_rotary_factor\":1.0}");
 }
 
 static void test_ends_and_defaults(void **state)
@@ -140,6 +146,7 @@ static void test_ends_and_defaults(void **state)
     assert_true(hp.n_eos == 2 && hp.eos[0] == 5 && hp.eos[1] == 2);
     assert_true(hp.gen.do_sample == 1 && hp.gen.temperature == 0.6f && hp.gen.top_k == 20 && hp.gen.top_p == 0.95f);
     assert_true(hp.gen.no_repeat_ngram == 3 && isnan(hp.gen.min_p));
+    assert_int_equal(parse_hf(config, "[]", &hp, NULL), -SK_EFORMAT);
     refused("{\"model_type\":\"llama\",\"eos_token_id\":32000}", SK_ERANGE, "eos_token_id");
     refused("{\"model_type\":\"llama\",\"eos_token_id\":\"2\"}", SK_ERANGE, "eos_token_id");
 }

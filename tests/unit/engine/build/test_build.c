@@ -166,28 +166,84 @@ static void test_failures(void **state)
     assert_int_equal(n, 2); /* . and .. */
 }
 
-static int stop_at_50(void *arg, int percent)
+static int stop(void *arg, int percent)
 {
-    return percent >= 50;
+    return percent >= *(int *)arg;
 }
 
+/* Among the tensors, before the self-test, and during it. */
 static void test_interrupted(void **state)
 {
     char out[128], src[512];
     struct sk_err err = {0};
-    struct sk_build_conf c = {.src = golden("tiny/llama", src, sizeof src), .dtype = "keep", .progress = stop_at_50};
+    int at[] = {50, 99, 100};
 
-    snprintf(out, sizeof out, "%s/out", scratch);
-    assert_int_equal(sk_build(&c, out, &err), -SK_ECANCEL);
-    assert_int_equal(rmdir(scratch), 0); /* it is empty */
-    assert_non_null(mkdtemp(strcpy(scratch, "/tmp/skein-test-XXXXXX")));
+    for (int i = 0; i < 3; i++) {
+        snprintf(out, sizeof out, "%s/out", scratch);
+        struct sk_build_conf c = {
+            .src = golden("tiny/llama", src, sizeof src), .dtype = "keep", .progress = stop, .arg = &at[i]};
+        assert_int_equal(sk_build(&c, out, &err), -SK_ECANCEL);
+        assert_int_equal(rmdir(scratch), 0); /* it is empty */
+        assert_non_null(mkdtemp(strcpy(scratch, "/tmp/skein-test-XXXXXX")));
+    }
+}
+
+/* One bit of a file; again undoes it. */
+static void flip(const char *dir, const char *name, long at)
+{
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "r+");
+    assert_non_null(f);
+    fseek(f, at, at < 0 ? SEEK_END : SEEK_SET);
+    int c = fgetc(f);
+    fseek(f, -1, SEEK_CUR);
+    fputc(c ^ 1, f);
+    fclose(f);
+}
+
+static void test_verify(void **state)
+{
+    static const struct {
+        const char *file, *says;
+        long at;
+    } damage[] = {{"weights.skw", "magic", 0},
+                  {"weights.skw", "table is damaged", 200},
+                  {"weights.skw", "tensor layer.0.gate_up is damaged", 45056},
+                  {"vocab.skv", "the digest differs", 200},
+                  {"vocab.skv", "the digest differs", -1}};
+    char out[128];
+    struct sk_err err = {0};
+    uint32_t n = 0;
+
+    build("gguf/llama-q4_0.gguf", "keep", out, sizeof out);
+    assert_int_equal(sk_build_verify(out, &n, &err), 0);
+    assert_int_equal(n, 16);
+    for (size_t i = 0; i < sizeof damage / sizeof *damage; i++) {
+        flip(out, damage[i].file, damage[i].at);
+        assert_int_equal(sk_build_verify(out, &n, &err), -SK_EFORMAT);
+        if (!strstr(err.msg, damage[i].says))
+            fail_msg("'%s' does not say '%s'", err.msg, damage[i].says);
+        flip(out, damage[i].file, damage[i].at);
+    }
+    assert_int_equal(sk_build_verify(out, &n, &err), 0);
+
+    struct sk_dir d;
+    assert_int_equal(sk_dir_open(out, &d, &err), 0);
+    d.desc.norm_eps *= 2;
+    assert_int_equal(sk_dir_save(&d, out, &err), 0);
+    sk_dir_close(&d);
+    assert_int_equal(sk_build_verify(out, &n, &err), -SK_EFORMAT);
+    assert_non_null(strstr(err.msg, "the digest differs"));
+    assert_int_equal(sk_outdir_remove(out, NULL), 0);
 }
 
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_tiny),     cmocka_unit_test(test_gguf),        cmocka_unit_test(test_converted),
-        cmocka_unit_test(test_failures), cmocka_unit_test(test_interrupted),
+        cmocka_unit_test(test_failures), cmocka_unit_test(test_interrupted), cmocka_unit_test(test_verify),
     };
 
     if (!mkdtemp(strcpy(scratch, "/tmp/skein-test-XXXXXX")))

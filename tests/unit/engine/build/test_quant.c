@@ -184,8 +184,8 @@ static void test_slab(void **state)
 static void test_bake(void **state)
 {
     float a[12] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, b[12] = {20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-    struct sk_src_tensor ta = {.type = SK_SRC_F32, .n_dim = 2, .dims = {6, 2}, .data = (const uint8_t *)a};
-    struct sk_src_tensor tb = {.type = SK_SRC_F32, .n_dim = 2, .dims = {2, 6}, .data = (const uint8_t *)b};
+    struct sk_src_tensor ta = {.name = "a", .type = SK_SRC_F32, .n_dim = 2, .dims = {6, 2}, .data = (const uint8_t *)a};
+    struct sk_src_tensor tb = {.name = "b", .type = SK_SRC_F32, .n_dim = 2, .dims = {2, 6}, .data = (const uint8_t *)b};
     struct sk_recipe r = {.name = "ab",
                           .n_out = 16,
                           .n_in = 4,
@@ -211,7 +211,15 @@ static void test_bake(void **state)
     }
     a[7] = NAN;
     assert_int_equal(sk_bake_matrix(&r, &c, &p, data, 1, &err), -SK_EFORMAT);
-    assert_non_null(strstr(err.msg, "tensor ab, row 4"));
+    assert_non_null(strstr(err.msg, "tensor a, row 3:")); /* the checkpoint's tensor, its row */
+    a[7] = 3.3999e38f;                                    /* finite, but not in bf16 */
+    assert_int_equal(sk_bake_matrix(&r, &c, &p, data, 1, &err), 0);
+    struct sk_pack narrow;
+    assert_int_equal(sk_pack_layout(&narrow, SK_BF16, 16, 4, 4), 0);
+    assert_true(narrow.bytes <= p.bytes);
+    assert_int_equal(sk_bake_matrix(&r, &c, &narrow, data, 1, &err), -SK_EFORMAT);
+    a[7] = 3.3895e38f; /* the largest of bf16, nearly */
+    assert_int_equal(sk_bake_matrix(&r, &c, &narrow, data, 1, &err), 0);
     free(data);
 }
 

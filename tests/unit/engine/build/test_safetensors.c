@@ -51,14 +51,16 @@ static void test_good(void **state)
                            "\"scalar\":{\"dtype\":\"F16\",\"shape\":[],\"data_offsets\":[22,24]}}  ",
                            24, 0, NULL),
                      0);
-    assert_int_equal(s.n_tensor, 3);
+    assert_int_equal(s.n_tensor, 4);
     const struct sk_src_tensor *b = sk_src_find(&s, "b");
     assert_int_equal(b->type, SK_SRC_BF16);
     assert_int_equal(b->n_dim, 2);
     assert_int_equal(b->dims[1], 3);
     assert_ptr_equal(b->data, sk_src_find(&s, "a")->data + 8);
     assert_int_equal(sk_src_find(&s, "scalar")->bytes, 2);
-    assert_null(sk_src_find(&s, "mask"));
+    const struct sk_src_tensor *mask = sk_src_find(&s, "mask");
+    assert_string_equal(sk_src_type_name(mask->type), "BOOL");
+    assert_false(sk_src_type_readable(mask->type));
     sk_src_done(&s);
 }
 
@@ -85,6 +87,8 @@ static void test_bad(void **state)
     refused(A("F32", "[4503599627370496,4503599627370496]", "[0,8]"), 8, 0, "impossible shape");
     refused(A("F32", "[4503599627370496,4096]", "[0,8]"), 8, 0, "impossible shape");
 #undef A
+    refused("{\"a\":{\"dtype\":\"Q4_0\",\"shape\":[32],\"data_offsets\":[0,18]}}", 18, 0,
+            "no tensors"); /* GGUF's alone */
     refused("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
             "\"b\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]}}",
             12, 0, "a and b overlap");

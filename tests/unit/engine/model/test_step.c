@@ -378,7 +378,6 @@ static void plan_says_what_open_takes(void **state)
     uint32_t win = f.dir.desc.layer_group[0], all = f.dir.desc.layer_group[1];
     assert_int_equal(need.n_blk[win], lim.n_blk[win]);
     assert_int_equal(need.n_blk[all], lim.n_blk[all]);
-    assert_int_equal(need.min_blk, 256 / 32 + 32 / 32 + 2 + 96 / 32);
     assert_true(need.kv <= conf.kv_bytes && need.kv > conf.kv_bytes * 9 / 10);
     assert_int_equal(need.kv_block, 2 * be->kv_block_bytes(be, SK_F32, 2, 16));
     assert_true(lim.n_blk[all] > lim.n_blk[win]);

@@ -471,7 +471,8 @@ static void test_stop_while_running(void **state)
 
 static void test_late_request(void **state)
 {
-    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe", "HTTP/1.1 408", "");
+    expect_answer("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhe", "HTTP/1.1 408",
+                  "\"code\":\"request_timeout\"}}");
     expect_answer("POST /echo HTTP/1.1\r\nHo", "HTTP/1.1 408", "");
     expect_answer("POST", "", "");
     int fd = dial(); /* one byte at a time is not progress */

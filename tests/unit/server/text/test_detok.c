@@ -415,9 +415,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),        cmocka_unit_test(test_llama3),        cmocka_unit_test(test_partial),
-        cmocka_unit_test(test_byte_fallback), cmocka_unit_test(test_leading_space), cmocka_unit_test(test_follow), cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_min_tokens),    cmocka_unit_test(test_random_stops),  cmocka_unit_test(test_random_ids),
-        cmocka_unit_test(test_too_big),
+        cmocka_unit_test(test_byte_fallback), cmocka_unit_test(test_leading_space), cmocka_unit_test(test_follow),
+        cmocka_unit_test(test_stop),          cmocka_unit_test(test_min_tokens),    cmocka_unit_test(test_random_stops),
+        cmocka_unit_test(test_random_ids),    cmocka_unit_test(test_too_big),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

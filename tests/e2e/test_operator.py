@@ -1,0 +1,150 @@
+"""An impatient operator: signals at bad moments, and options that cannot work. Whatever is wrong is one line, and a status of 1."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import pytest
+
+from conftest import BUILD, MODEL, SRC, Daemon
+
+QUICK_S = 5  # far below the 10 s that running requests are given
+
+
+def run(cache, *args, model=MODEL, binary=BUILD / "skeind", **kw):
+    command = [str(binary), "--model", str(model), "--listen", "127.0.0.1:0", "--cache-dir", str(cache), *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **kw)
+
+
+def complaint(done):
+    """What it says on its way out, less the log."""
+    assert done.returncode == 1, (done.returncode, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("skein") or "ERROR" in line]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+OPTIONS = [
+    (["--modle", "x"], "did you mean 'model'"),
+    (["--max-seqs", "0"], "from 1 to 4096"),
+    (["--max-seqs", "many"], "integer"),
+    (["--max-seqs"], "needs a value"),
+    (["--device", "gpu"], "cpu|ref"),
+    (["--listen", "8080"], "HOST:PORT"),
+    (["--listen", "127.0.0.1:99999"], "65535"),
+    (["--kv-memory", "100T"], "MiB"),
+    (["--chat-template", "/nowhere"], "/nowhere"),
+    (["--api-key-file", "/nowhere"], "/nowhere"),
+    (["--engine-record", "/nowhere/x"], "/nowhere/x"),
+    (["--cache-dir", "/proc/x"], "/proc/x"),
+    (["--config", "/nowhere"], "/nowhere"),
+    (["stray"], "'stray'"),
+]
+
+
+@pytest.mark.parametrize("args, word", OPTIONS, ids=[" ".join(a) for a, _ in OPTIONS])
+def test_options_that_cannot_work(cache, args, word):
+    assert word in complaint(run(cache, *args))
+
+
+@pytest.mark.parametrize(
+    "text, word", [("max-seqs = 5\n\nbogus = 1\n", ":3: "), ("# x\r\nmax-queue = many\r\n", ":2: "), ("max-seqs\n", ":1: ")]
+)
+def test_config_file_names_the_line(cache, tmp_path, text, word):
+    path = tmp_path / "conf"
+    path.write_bytes(text.encode())
+    assert f"{path}{word}" in complaint(run(cache, "--config", str(path)))
+
+
+def test_models_that_are_none(cache, tmp_path):
+    assert "/nowhere" in complaint(run(cache, model="/nowhere"))
+    assert "config.json" in complaint(run(cache, model=tmp_path))
+    whole = (SRC / "tests/golden/gguf/llama-q8_0.gguf").read_bytes()
+    for n in (0, 3, 20, 1000, len(whole) // 2, len(whole) - 1):
+        cut = tmp_path / "cut.gguf"
+        cut.write_bytes(whole[:n])
+        assert str(cut) in complaint(run(cache, model=cut))
+
+
+def test_missing_programs(cache, tmp_path):
+    binary = tmp_path / "skeind"
+    binary.write_bytes((BUILD / "skeind").read_bytes())
+    binary.chmod(0o755)
+    assert "skein-build" in complaint(run(cache, binary=binary, env={**os.environ, "PATH": "/bin"}))
+
+
+def test_busy_port(cache, server):
+    assert "in use" in complaint(run(cache, "--listen", f"127.0.0.1:{server.port}"))
+
+
+def timed_close(daemon):
+    begin = time.monotonic()
+    assert daemon.close() == 0, daemon.log
+    return time.monotonic() - begin
+
+
+def test_idle_and_half_sent_requests_do_not_delay_the_end(cache):
+    daemon = Daemon(cache, "--threads", "1")
+    halves = [
+        b"",
+        b"POST /v1/compl",
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+    ]
+    clients = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(4 * len(halves))]
+    for i, client in enumerate(clients):
+        client.sendall(halves[i % len(halves)])
+        if i >= 2 * len(halves):
+            client.shutdown(socket.SHUT_WR)
+    assert daemon.get("/health").status == 200
+    assert timed_close(daemon) < QUICK_S
+    for client in clients:
+        client.close()
+
+
+def open_stream(daemon):
+    body = json.dumps({"prompt": "x", "max_tokens": 240, "ignore_eos": True, "stream": True, "n": 4}).encode()
+    client = socket.create_connection(("127.0.0.1", daemon.port), timeout=30)
+    client.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    return client
+
+
+def read_all(client):
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_a_signal_to_the_whole_group_lets_streams_end(cache):
+    """Ctrl-C and service managers signal skein-engine too."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        daemon = Daemon(cache, "--threads", "1")
+        pids = [daemon.process.pid, daemon.engine_pid()]
+        client = open_stream(daemon)
+        got = client.recv(300)
+        for pid in pids:
+            os.kill(pid, signum)
+        got += read_all(client)
+        assert got.count(b'"finish_reason":"length"') == 4 and b"data: [DONE]" in got, got[-500:]
+        assert timed_close(daemon) < QUICK_S
+        assert "starting again" not in "".join(daemon.log)
+
+
+def test_the_second_signal_is_at_once(cache):
+    daemon = Daemon(cache, "--threads", "1")
+    daemon.ok("/v1/completions", {"prompt": "x", "max_tokens": 1})
+    os.kill(daemon.engine_pid(), signal.SIGSTOP)  # the streams cannot end by themselves
+    client = open_stream(daemon)
+    assert client.recv(12) == b"HTTP/1.1 200"
+    os.kill(daemon.process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert daemon.process.poll() is None
+    os.kill(daemon.process.pid, signal.SIGTERM)
+    time.sleep(0.2)
+    assert timed_close(daemon) < QUICK_S + 3  # the engine is given its grace; a third signal changes nothing
+    assert b"data: [DONE]" in read_all(client)
