@@ -151,7 +151,8 @@ static int replay(const struct args *a, struct sk_err *err)
         printf("recorded on %s, replayed on %s: bits may differ\n", head.isa, load.isa);
     rc = sk_replay(player, load.rank, &stats, err);
     if (!rc)
-        printf("replayed %" PRIu64 " steps, %" PRIu64 " rows, all equal\n", stats.n_step, stats.n_row);
+        printf("replayed %" PRIu64 " steps, %" PRIu64 " rows, %s\n", stats.n_step, stats.n_row,
+               stats.n_bare ? "all equal up to the last step, in which the recording breaks off" : "all equal");
 out:
     sk_player_close(player);
     sk_load_close(&load);

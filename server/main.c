@@ -254,7 +254,9 @@ static void print_help(void)
     puts("Usage: skeind --model PATH [OPTION]...\nServes a language model over HTTP with the API of "
          "OpenAI.\n\nOptions:");
     sk_conf_help(stdout, SK_PROG_DAEMON);
-    puts("  --help, --version");
+    puts(
+        "  --print-config              print the options as a file for --config; without others, the commented sample\n"
+        "  --help, --version");
 }
 
 static enum sk_log_level level_of(const char *name)
@@ -272,23 +274,39 @@ static int usage_error(const struct sk_err *err)
     return 1;
 }
 
+/* Takes the word out of argv. */
+static bool take_flag(int *argc, char **argv, const char *flag)
+{
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], flag) == 0) {
+            memmove(argv + i, argv + i + 1, (size_t)(*argc - i) * sizeof *argv); /* with the NULL at the end */
+            --*argc;
+            return true;
+        }
+    }
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     struct sk_err err;
     mallopt(M_MMAP_THRESHOLD, MMAP_BYTES); /* else it grows with the first large body, which then stays in the heap */
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0) {
-            print_help();
-            return 0;
-        }
-        if (strcmp(argv[i], "--version") == 0) {
-            puts("skeind " SK_VERSION);
-            return 0;
-        }
+    if (take_flag(&argc, argv, "--help")) {
+        print_help();
+        return 0;
     }
+    if (take_flag(&argc, argv, "--version")) {
+        puts("skeind " SK_VERSION);
+        return 0;
+    }
+    const bool print = take_flag(&argc, argv, "--print-config");
     sk_conf_defaults(&d.conf);
     if (sk_conf_args(&d.conf, SK_PROG_DAEMON, argc, argv, NULL, 0, NULL, &err) != 0)
         return usage_error(&err);
+    if (print) {
+        sk_conf_print(&d.conf, SK_PROG_DAEMON, stdout);
+        return 0;
+    }
     sk_log_init("skeind", level_of(d.conf.log_level));
     raise_fd_limit();
     uv_loop_init(&d.loop);

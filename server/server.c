@@ -39,12 +39,12 @@ static void set_name(struct sk_model *m, const struct sk_conf *conf)
 /* Spellings that the text of users must never turn into tokens. The strings live in `text`. */
 static int list_guarded(const struct sk_vocab *v, struct sk_buf *text, const char ***ret, size_t *ret_n)
 {
-    uint32_t size = sk_vocab_size(v);
+    uint32_t n_control = sk_vocab_n_controls(v);
     size_t n = 0, at = 0;
-    for (uint32_t id = 0; id < size; id++) {
+    for (uint32_t i = 0; i < n_control; i++) {
         size_t len;
-        const char *p = sk_vocab_bytes(v, id, &len);
-        if (!(sk_vocab_flags(v, id) & SK_TOK_CONTROL) || len == 0 || memchr(p, '\0', len))
+        const char *p = sk_vocab_word(v, sk_vocab_control(v, i), &len);
+        if (len == 0 || memchr(p, '\0', len))
             continue;
         sk_buf_add(text, p, len);
         sk_buf_add(text, "", 1);

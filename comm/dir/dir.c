@@ -175,7 +175,7 @@ static int read_config(const struct cJSON *v, struct sk_dir *d, struct sk_err *e
 int sk_dir_open(const char *path, struct sk_dir *ret, struct sk_err *err)
 {
     struct sk_dir d = {0};
-    struct sk_err why;
+    struct sk_err why = {0};
     struct cJSON *v = NULL;
     char file[sizeof d.path + 32];
     int rc;

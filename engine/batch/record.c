@@ -284,6 +284,7 @@ int sk_replay(struct sk_player *p, struct sk_rank *rank, struct sk_replay_stats 
             return rc;
         s.n_step++;
         s.n_row += n_row;
+        s.n_bare += want == NULL;
         rc = put_rows(&p->again, rows, n_row);
         if (rc)
             return sk_err_set(err, -rc, NULL, "no memory for %u rows", n_row);

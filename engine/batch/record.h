@@ -47,6 +47,8 @@ void sk_player_close(struct sk_player *p);
 
 struct sk_replay_stats {
     uint64_t n_step, n_row;
+    uint64_t
+        n_bare; /* steps without recorded rows: 1 where the recording breaks off in a step, as when an engine dies */
 };
 /* Runs the rest of the recording on a rank opened as head says, and compares every row bit for bit. -SK_EFORMAT: a
  * difference, which err names. */

@@ -14,8 +14,8 @@ struct sk_tok_info {
     char *tools_template; /* the one named tool_use, where templates are a list */
 };
 
-/* From DIR/tokenizer.json, tokenizer_config.json and special_tokens_map.json. n_vocab is the model's, out_path the file to
- * write. -SK_ENOENT, -SK_EFORMAT, -SK_EUNSUP (names what it does not know), -SK_EIO. */
+/* From DIR/tokenizer.json, tokenizer_config.json and special_tokens_map.json. n_vocab is the model's, out_path the file
+ * to write. -SK_ENOENT, -SK_EFORMAT, -SK_EUNSUP (names what it does not know), -SK_EIO. */
 int sk_tok_from_hf(const char *dir, uint32_t n_vocab, const char *out_path, struct sk_tok_info *ret,
                    struct sk_err *err);
 /* From a GGUF file's tokenizer.* metadata. */

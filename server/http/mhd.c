@@ -770,19 +770,9 @@ const char *sk_http_id(const struct sk_http_req *r)
     return r->id;
 }
 
-struct sk_arena *sk_http_arena(struct sk_http_req *r)
-{
-    return &r->arena;
-}
-
 void sk_http_set(struct sk_http_req *r, void *user, void (*on_gone)(void *user), void (*on_free)(void *user))
 {
     r->user = user;
     r->on_gone = on_gone;
     r->on_free = on_free;
-}
-
-void *sk_http_user(const struct sk_http_req *r)
-{
-    return r->user;
 }

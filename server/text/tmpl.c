@@ -1,5 +1,6 @@
-/* Renders are queued; an idle helper takes the oldest. A helper is OFF -> STARTING (imports, compiles) -> IDLE <-> BUSY, and
- * from any of these -> ENDING -> OFF when it dies or is killed. Helpers end by themselves when we do: their stdin closes. */
+/* Renders are queued; an idle helper takes the oldest. A helper is OFF -> STARTING (imports, compiles) -> IDLE <->
+ * BUSY, and from any of these -> ENDING -> OFF when it dies or is killed. Helpers end by themselves when we do: their
+ * stdin closes. */
 #define _GNU_SOURCE /* memfd_create */
 #include "server/text/tmpl.h"
 

@@ -12,8 +12,8 @@
 enum sk_token_mode {
     SK_TOKEN_SPECIALS, /* all added tokens are recognised: raw prompts of /v1/completions */
     SK_TOKEN_PLAIN     /* special ones are ordinary text; other added tokens are recognised (tokenizers'
-                        * encode_special_tokens).     User text in a chat needs guards, which keep control spellings that are
-                        * not special apart, too */
+                        * encode_special_tokens).     User text in a chat needs guards, which keep control spellings that
+                        * are     not special apart, too */
 };
 
 /* A UTF-8 non-character (U+FDD0) that the template helper puts inside user-supplied spellings of control tokens, so

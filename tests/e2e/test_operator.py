@@ -148,3 +148,11 @@ def test_the_second_signal_is_at_once(cache):
     time.sleep(0.2)
     assert timed_close(daemon) < QUICK_S + 3  # the engine is given its grace; a third signal changes nothing
     assert b"data: [DONE]" in read_all(client)
+
+
+def test_printed_options_read_back(cache, tmp_path):
+    printed = run(cache, "--max-seqs", "7", "--api-key-file", "/a b", "--print-config")
+    assert printed.returncode == 0 and "\nmax-seqs = 7\n" in printed.stdout and "\n#max-queue = " in printed.stdout
+    (tmp_path / "skein.conf").write_text(printed.stdout)
+    again = subprocess.run([str(BUILD / "skeind"), "--config", str(tmp_path / "skein.conf"), "--print-config"], capture_output=True, text=True)
+    assert again.stdout == printed.stdout
