@@ -232,7 +232,7 @@ struct sk_backend_conf {
 int sk_ref_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
 /* kernels/cpu. -SK_EUNSUP where the CPU is below its lowest level (the caller then takes ref and says so), -SK_EINVAL
  * (too many threads), -SK_EUNAVAIL (no thread, no pinning), -SK_ENOMEM. The highest level that the CPU has is used; the
- * environment's SKEIN_ISA lowers it: avx512, avx512-vnni or avx512-bf16; a name that is none of the CPU's levels is
+ * environment's SKEIN_ISA lowers it: none (then -SK_EUNSUP), avx512, avx512-vnni, avx512-bf16; another name is
  * -SK_EINVAL. */
 int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
 

@@ -57,6 +57,8 @@ int sk_isa_choose(enum sk_isa have, const char *want, enum sk_isa *ret, struct s
         *ret = have;
         return 0;
     }
+    if (strcmp(want, names[SK_ISA_NONE]) == 0)
+        return sk_err_set(err, SK_EUNSUP, "SKEIN_ISA", "SKEIN_ISA=none switches the SIMD backend off");
     for (enum sk_isa i = SK_ISA_AVX512; i <= have; i++) {
         if (strcmp(want, names[i]) == 0) {
             *ret = i;
@@ -65,5 +67,5 @@ int sk_isa_choose(enum sk_isa have, const char *want, enum sk_isa *ret, struct s
         size_t n = strlen(known);
         snprintf(known + n, sizeof known - n, "%s%s", n > 0 ? ", " : "", names[i]);
     }
-    return sk_err_set(err, SK_EINVAL, "SKEIN_ISA", "\"%s\" is not a level of this CPU; its levels are %s", want, known);
+    return sk_err_set(err, SK_EINVAL, "SKEIN_ISA", "\"%s\" is not a level of this CPU; its levels are none, %s", want, known);
 }

@@ -8,7 +8,7 @@ enum sk_isa {
     SK_ISA_NONE,        /* below the lowest level */
     SK_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL; FMA, F16C, AVX2 */
     SK_ISA_AVX512_VNNI, /* VPDPBUSD: four int8 products added to an int32 */
-    SK_ISA_AVX512_BF16, /* VDPBF16PS */
+    SK_ISA_AVX512_BF16, /* VDPBF16PS; no kernel rounds activations to bf16 for it so far: bits are those of VNNI */
     SK_ISA_COUNT
 };
 
@@ -17,7 +17,7 @@ const char *sk_isa_name(enum sk_isa isa); /* "none", "avx512", "avx512-vnni", "a
 enum sk_isa sk_isa_detect(void);
 /* The level to use where `have` is there and a person asks for `want` (NULL or "": the highest). Only lowering is
  * possible: -SK_EINVAL for an unknown name or one above `have`; the message lists what may be said. -SK_EUNSUP where
- * `have` is none. */
+ * `have` or `want` is none. */
 int sk_isa_choose(enum sk_isa have, const char *want, enum sk_isa *ret, struct sk_err *err);
 
 #endif

@@ -156,3 +156,11 @@ def test_printed_options_read_back(cache, tmp_path):
     (tmp_path / "skein.conf").write_text(printed.stdout)
     again = subprocess.run([str(BUILD / "skeind"), "--config", str(tmp_path / "skein.conf"), "--print-config"], capture_output=True, text=True)
     assert again.stdout == printed.stdout
+
+
+def test_a_cpu_without_simd_levels_is_served_by_the_reference(start):
+    ask = {"prompt": "The capital", "max_tokens": 8, "temperature": 0, "logprobs": 2}
+    fallen, chosen = start(env={"SKEIN_ISA": "none"}), start("--device", "ref")
+    answers = [s.ok("/v1/completions", ask)["choices"] for s in (fallen, chosen)]
+    assert answers[0] == answers[1]
+    assert "falling back to the plain C backend" in fallen.drain_log() and "falling back" not in chosen.drain_log()

@@ -50,7 +50,7 @@ static void a_level_cannot_be_raised(void **state)
 
 static void unknown_names_are_refused(void **state)
 {
-    static const char *const wrong[] = {"none", "AVX512", "avx512 ", "avx2", "avx512-vnni-", "-"};
+    static const char *const wrong[] = {"NONE", "AVX512", "avx512 ", "avx2", "avx512-vnni-", "-"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct sk_err err = {0};
         enum sk_isa isa = SK_ISA_COUNT;
@@ -65,6 +65,7 @@ static void a_cpu_below_the_lowest_is_refused(void **state)
     enum sk_isa isa = SK_ISA_COUNT;
     assert_int_equal(sk_isa_choose(SK_ISA_NONE, NULL, &isa, &err), -SK_EUNSUP);
     assert_int_equal(sk_isa_choose(SK_ISA_NONE, "avx512", &isa, &err), -SK_EUNSUP);
+    assert_int_equal(sk_isa_choose(SK_ISA_AVX512, "none", &isa, &err), -SK_EUNSUP); /* as if it were */
     assert_int_equal(isa, SK_ISA_COUNT);
 }
 
