@@ -164,3 +164,21 @@ def test_a_cpu_without_simd_levels_is_served_by_the_reference(start):
     answers = [s.ok("/v1/completions", ask)["choices"] for s in (fallen, chosen)]
     assert answers[0] == answers[1]
     assert "falling back to the plain C backend" in fallen.drain_log() and "falling back" not in chosen.drain_log()
+
+
+def test_a_recording_replays_bit_for_bit(cache, tmp_path):
+    record = tmp_path / "plans"
+    server = Daemon(cache, "--threads", "1", "--engine-record", str(record))
+    long = {"prompt": list(range(4, 104)), "max_tokens": 12, "logprobs": 3, "seed": 5}
+    cold = server.ok("/v1/completions", long)
+    cached = server.ok("/v1/completions", {**long, "n": 2})
+    assert cached["choices"][0]["logprobs"] == cold["choices"][0]["logprobs"]
+    assert cold["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
+    assert cached["usage"]["prompt_tokens_details"]["cached_tokens"] >= 64
+    assert server.close() == 0
+    engine_dirs = [d for d in cache.iterdir() if (d / "config.json").exists()]
+    replays = [subprocess.run([BUILD / "skein-engine", "--dir", d, "--replay", record], capture_output=True, text=True) for d in engine_dirs]
+    assert sum("all equal\n" in r.stdout for r in replays) == 1, replays
+    assert all("engine directory" in r.stderr for r in replays if r.returncode)
+    dump = subprocess.run([BUILD / "skein-engine", "--dump", record], capture_output=True, text=True)
+    assert "open slot=0" in dump.stdout and "append slot=0" in dump.stdout
