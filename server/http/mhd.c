@@ -1,18 +1,17 @@
 /* libmicrohttpd 0.9.75 in external-epoll mode on a libuv loop; the only file that includes microhttpd.h.
  *
- * What the library does not do for us, and what every line below is about:
- *  - MHD_resume_connection wakes nobody: after any number of resumes there must be one MHD_run ("kick": a timer of 0
- * ms, so that all resumes of one turn of the loop share it, because each MHD_run walks the list of all suspended
- * connections).
- *  - A content reader that returns 0 without having suspended spins for ever.
- *  - A suspended connection is deaf: its end is seen by a uv_poll of our own on the same descriptor, which must be
- * stopped before the library closes it (that is, in request_completed).
- *  - MHD_stop_daemon aborts if anything is suspended.
- *  - It reads its edge-triggered epoll's events until a read comes short, and so misses a FIN that came in the same
- *    edge as the last bytes ("sweep" looks).
- *  - Its time-out is of inactivity only: a byte a second keeps a request open. Connections carry our own deadlines
- * ("sweep").
- *  - At its connection limit it falls silent: ours is lower and answers 503. */
+ * What the library does not do for us, and what much below is about:
+ *  1. MHD_resume_connection wakes nobody: after any number of resumes there must be one MHD_run ("kick", a timer of
+ *     0 ms, so that all resumes of one turn of the loop share it: each MHD_run walks all suspended connections).
+ *  2. A content reader that returns 0 without having suspended spins for ever.
+ *  3. A suspended connection is deaf: its end is seen by a uv_poll of our own on the same descriptor, which must be
+ *     stopped before the library closes it (that is, in request_completed).
+ *  4. MHD_stop_daemon aborts if anything is suspended.
+ *  5. It reads an edge-triggered epoll's event until a read comes short, and so misses a FIN that came in the same edge
+ *     as the last bytes ("sweep" looks).
+ *  6. Its time-out is of inactivity only, a byte a second keeps a request open: connections carry deadlines of our own
+ *     ("sweep").
+ *  7. At its connection limit it falls silent: ours is lower and answers 503. */
 #include "server/http/http.h"
 
 #include <errno.h>

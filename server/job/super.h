@@ -2,8 +2,9 @@
  * starts it again.
  *
  *   BUILDING --dir--> STARTING --HELLO--> READY --lost--> BACKOFF --time--> STARTING
- *   BUILDING --build failed--> FAILED      STARTING --lost--> BACKOFF, or FAILED: refused at the first start, or lost
- * too often any --close--> STOPPING --reaped--> STOPPED
+ *   BUILDING --build failed--> FAILED
+ *   STARTING --lost--> BACKOFF             STARTING --refused at the first start, or lost too often--> FAILED
+ *   any --close--> STOPPING --reaped--> STOPPED
  *
  * Lost: the process ended, the channel broke, or nothing moved for --engine-timeout. Owner: loop thread. */
 #ifndef SK_SUPER_H
@@ -21,9 +22,8 @@ struct sk_super_conf {
     void (*on_state)(void *arg);
     void (*on_up)(void *arg, const struct sk_wire_hello *h); /* READY: frames may be sent */
     void (*on_frame)(void *arg, const struct sk_frame *f);   /* TOKENS, STATS */
-    void (*on_lost)(
-        void *arg,
-        bool own_fault);        /* was READY; everything sent is forgotten. own_fault: it crashed or hung by itself */
+    /* It was READY; everything sent is forgotten. own_fault: it crashed or hung by itself. */
+    void (*on_lost)(void *arg, bool own_fault);
     bool (*is_busy)(void *arg); /* it has sequences, so steps must go on */
 };
 

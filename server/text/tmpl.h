@@ -12,8 +12,8 @@ struct sk_tmpl;
 struct sk_tmpl_conf {
     const char *source; /* the template; NULL = none: every render is -SK_EUNSUP naming --chat-template */
     const char *bos_token, *eos_token; /* template variables; "" = none */
-    const char *const
-        *guarded; /* spellings of control tokens: get SK_TOKEN_GUARD inside in all strings of messages and tools */
+    /* Spellings of control tokens: they get SK_TOKEN_GUARD inside in all strings of messages, tools and kwargs. */
+    const char *const *guarded;
     size_t n_guarded;
     int wall_ms, max_out_bytes; /* limits of one render */
 };
