@@ -75,7 +75,7 @@ static void sleep_until_woken(struct sk_pool *p)
     pthread_mutex_lock(&p->lock);
     const unsigned before = p->n_wake;
     atomic_fetch_add(&p->n_sleeping, 1); /* before the look at claim: see sk_pool_run */
-    while (!has_item(p) && p->n_wake == before)
+    while (!has_item(p) && !atomic_load(&p->quit) && p->n_wake == before) /* quit: it may have come before the lock */
         pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->n_sleeping, 1);
     pthread_mutex_unlock(&p->lock);

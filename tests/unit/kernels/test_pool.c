@@ -72,6 +72,21 @@ static void late_workers_touch_nothing(void **state)
     sk_pool_close(pool);
 }
 
+/* Workers are anywhere between their first look and their sleep when the pool closes: each must notice. */
+static void it_closes_at_any_moment(void **state)
+{
+    for (uint32_t i = 0; i < 3000; i++) {
+        struct sk_pool *pool = NULL;
+        struct seen s = {.add = i};
+        assert_int_equal(sk_pool_open(2 + i % 3, false, &pool, NULL), 0);
+        for (volatile uint32_t wait = i % 7 * 200; wait > 0; wait--)
+            ;
+        if (i % 2)
+            sk_pool_run(pool, 3, note, &s);
+        sk_pool_close(pool);
+    }
+}
+
 struct meeting {
     _Atomic int n_here;
     _Atomic int worker[2];
@@ -161,9 +176,13 @@ static void pinning_keeps_to_the_mask(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_item_runs_once),          cmocka_unit_test(late_workers_touch_nothing),
-        cmocka_unit_test(workers_run_at_the_same_time), cmocka_unit_test(an_idle_pool_sleeps),
-        cmocka_unit_test(impossible_sizes_are_refused), cmocka_unit_test(default_size_is_within_the_mask),
+        cmocka_unit_test(each_item_runs_once),
+        cmocka_unit_test(late_workers_touch_nothing),
+        cmocka_unit_test(it_closes_at_any_moment),
+        cmocka_unit_test(workers_run_at_the_same_time),
+        cmocka_unit_test(an_idle_pool_sleeps),
+        cmocka_unit_test(impossible_sizes_are_refused),
+        cmocka_unit_test(default_size_is_within_the_mask),
         cmocka_unit_test(pinning_keeps_to_the_mask),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
