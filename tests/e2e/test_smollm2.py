@@ -3,11 +3,11 @@ import concurrent.futures
 import json
 import os
 import signal
-import threading
 
 import openai
 import pytest
-from conftest import SRC, joined_text
+from conftest import SRC, joined_text, parse_events
+from test_survive import Reader, read_until_all_began
 
 GOLDEN = json.loads((SRC / "tests/golden/smollm2/smollm2.json").read_text())
 GAP = 0.6  # int8 activations in blocks of 32 move logits by up to 0.63 (golden's yardsticks)
@@ -68,18 +68,21 @@ def test_same_bits_alone_and_in_a_batch(smollm2):
     assert together == alone
 
 
+def token_logprobs(events):
+    return [x for e in events for c in e["choices"] if c["logprobs"] for x in c["logprobs"]["token_logprobs"]]
+
+
 def test_streams_survive_the_engine(smollm2):
     """SIGKILL in the middle of 8 streams: they go on, token-exact."""
-    asks = [{"messages": CHAT, "max_tokens": 100, "seed": i, "temperature": 0.8, "logprobs": True, "ignore_eos": True} for i in range(8)]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        undisturbed = list(pool.map(lambda a: smollm2.stream("/v1/chat/completions", a), asks))
-        pid = smollm2.engine_pid()
-        killer = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
-        killer.start()
-        survived = list(pool.map(lambda a: smollm2.stream("/v1/chat/completions", a), asks))
-        killer.join()
-    assert smollm2.engine_pid() != pid
-    for a, b in zip(undisturbed, survived):
-        assert joined_text(a) == joined_text(b)
-        values = [[t["logprob"] for e in s for c in e["choices"] if c["logprobs"] for t in c["logprobs"]["content"]] for s in (a, b)]
-        assert values[0] == values[1] and len(values[0]) == 100
+    asks = [{"prompt": "Once upon a time", "max_tokens": 60, "seed": i, "temperature": 0.8, "logprobs": 2, "ignore_eos": True} for i in range(8)]
+    undisturbed = [smollm2.stream("/v1/completions", a) for a in asks]
+    os.kill(smollm2.engine_pid(), signal.SIGSTOP)
+    readers = [Reader(smollm2, {**a, "stream": True}) for a in asks]
+    os.kill(read_until_all_began(smollm2, readers), signal.SIGKILL)
+    assert not any(r.over for r in readers)
+    for reader, expected in zip(readers, undisturbed):
+        while not reader.over:
+            reader.read()
+        survived = parse_events(reader.data.partition(b"\r\n\r\n")[2])
+        assert joined_text(survived) == joined_text(expected)
+        assert token_logprobs(survived) == token_logprobs(expected) and len(token_logprobs(survived)) == 60
