@@ -128,24 +128,6 @@ static uint32_t shortlist(const struct sk_ktab *t, const struct sk_samp *s, cons
     return n_left;
 }
 
-/* The largest z + Gumbel noise; ties to the lowest id. */
-static int32_t draw(const struct sk_samp *s, const struct sk_cand *cand, uint32_t n)
-{
-    float best = -INFINITY;
-    int32_t id = 0;
-
-    for (uint32_t i = 0; i < n; i++) {
-        float g[4];
-        sk_sample_gumbel(s, (uint32_t)cand[i].id / 4, g);
-        const float v = cand[i].z + g[cand[i].id % 4];
-        if (v > best || (v == best && cand[i].id < id)) {
-            best = v;
-            id = cand[i].id;
-        }
-    }
-    return id;
-}
-
 static bool filtered(const struct sk_samp *s)
 {
     return s->top_k > 0 || s->top_p < 1 || s->min_p > 0 || s->typical_p < 1 || s->epsilon_cutoff > 0 ||
@@ -167,7 +149,7 @@ static int32_t sample_row(const struct sk_ktab *t, const struct sk_samp *s, cons
     const uint32_t n_kept = sk_sample_filter(&rest, room->x, n_left, room->cand);
     for (uint32_t i = 0; i < n_kept; i++)
         room->cand[i].id = room->id[room->cand[i].id];
-    return draw(s, room->cand, n_kept);
+    return sk_sample_draw(s, room->cand, n_kept);
 }
 
 static void sample_item(void *ctx, uint32_t r, int worker)
