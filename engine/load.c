@@ -276,35 +276,98 @@ void sk_load_close(struct sk_load *l)
     *l = (struct sk_load){0};
 }
 
-int sk_load_loop(const struct sk_load *l, const struct sk_conf *conf, struct sk_record **ret_record,
-                 struct sk_loop **ret, struct sk_err *err)
+/* ---- the batch manager ---- */
+
+static struct sk_record_head record_head(const struct sk_load *l)
 {
-    struct sk_record *record = NULL;
-    if (conf->record[0]) {
-        struct sk_record_head h = {.conf = l->rank_conf};
-        snprintf(h.digest, sizeof h.digest, "%s", l->dir.digest);
-        snprintf(h.isa, sizeof h.isa, "%s", l->isa);
-        sk_rank_limits(l->rank, &h.limits);
-        int rc = sk_record_open(conf->record, &h, l->rank_conf.max_result, &record, err);
+    struct sk_record_head h = {.conf = l->rank_conf};
+    snprintf(h.digest, sizeof h.digest, "%s", l->dir.digest);
+    snprintf(h.isa, sizeof h.isa, "%s", l->isa);
+    sk_rank_limits(l->rank, &h.limits);
+    return h;
+}
+
+static bool holds_spare(const struct sk_loop_conf *lc, const struct sk_rank_need *n)
+{
+    for (uint32_t g = 0; g < lc->kv.n_group; g++)
+        if (n->n_blk[g] < lc->kv.n_blk[g] + sk_flight_spare(&lc->kv, g, lc->max_len, lc->max_row))
+            return false;
+    return true;
+}
+
+/* The rank on which a segment of the flight recorder is replayed: this one with a slot more, and with memory for the
+ * spare blocks, which is found by asking. */
+static int flight_head(const struct sk_load *l, const struct sk_loop_conf *lc, struct sk_record_head *ret,
+                       struct sk_err *err)
+{
+    struct sk_record_head h = record_head(l);
+    struct sk_rank_need need = l->need;
+    uint64_t step = need.kv_block;
+    h.conf.max_slot++;
+    while (!holds_spare(lc, &need)) {
+        h.conf.kv_bytes += step;
+        step *= 2;
+        int rc = sk_rank_plan(&l->dir, &l->weights, l->be, &h.conf, &need, err);
         if (rc)
             return rc;
     }
+    h.limits.max_slot = h.conf.max_slot;
+    memcpy(h.limits.n_blk, need.n_blk, sizeof h.limits.n_blk);
+    *ret = h;
+    return 0;
+}
+
+static int open_recorders(const struct sk_load *l, const struct sk_conf *conf, const struct sk_loop_conf *lc,
+                          struct sk_load_loop *ret, struct sk_err *err)
+{
+    struct sk_record_head h = record_head(l);
+    int rc = 0;
+    if (conf->record[0])
+        rc = sk_record_open(conf->record, &h, l->rank_conf.max_result, &ret->record, err);
+    if (!rc && conf->board_fd >= 0)
+        rc = sk_board_map((int)conf->board_fd, &ret->board, err);
+    if (rc || ret->board.max_plan == 0)
+        return rc;
+    rc = flight_head(l, lc, &h, err);
+    return rc ? rc : sk_flight_open(&ret->board, &h, lc, &ret->flight, err);
+}
+
+int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struct sk_load_loop *ret, struct sk_err *err)
+{
     struct sk_loop_conf lc = {.max_seqs = l->rank_conf.max_slot,
                               .max_row = l->rank_conf.max_row,
                               .max_len = l->rank_conf.max_len,
-                              .max_queue = (uint32_t)conf->max_queue,
+                              .max_queue = l->rank_conf.max_slot, /* on their way: the daemon keeps the queue */
                               .no_evict = strcmp(conf->admission, "no-evict") == 0,
                               .kv = pool_conf(l, conf),
                               .n_vocab = l->dir.desc.n_vocab,
                               .n_eos = l->dir.n_eos,
                               .rank = l->rank,
-                              .record = record};
+                              .n_thread = l->be->n_thread};
     memcpy(lc.eos, l->dir.eos, sizeof lc.eos);
     snprintf(lc.digest, sizeof lc.digest, "%s", l->dir.digest);
-    int rc = sk_loop_open(&lc, ret, err);
+    *ret = (struct sk_load_loop){0};
+    int rc = open_recorders(l, conf, &lc, ret, err);
+    if (!rc) {
+        lc.record = ret->record;
+        lc.board = ret->board.head ? &ret->board : NULL;
+        lc.flight = ret->flight;
+        rc = sk_loop_open(&lc, &ret->loop, err);
+    }
     if (rc)
-        sk_record_close(record);
-    else
-        *ret_record = record;
+        sk_load_loop_close(ret);
+    else if (lc.board)
+        sk_rank_watch(lc.rank, &lc.board->head->progress);
     return rc;
+}
+
+void sk_load_loop_close(struct sk_load_loop *l)
+{
+    if (l->loop)
+        sk_rank_watch(l->loop->conf.rank, NULL); /* the rank lives on, the board does not */
+    sk_loop_close(l->loop);
+    sk_flight_close(l->flight);
+    sk_record_close(l->record);
+    sk_board_unmap(&l->board);
+    *l = (struct sk_load_loop){0};
 }

@@ -5,6 +5,8 @@
 #include "comm/base/conf.h"
 #include "comm/base/err.h"
 #include "comm/dir/dir.h"
+#include "comm/wire/board.h"
+#include "engine/batch/flight.h"
 #include "engine/batch/loop.h"
 #include "engine/batch/record.h"
 #include "engine/model/step.h"
@@ -28,9 +30,17 @@ struct sk_load {
 int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay, sk_load_cb *cb, void *arg,
                  struct sk_load *ret, struct sk_err *err);
 void sk_load_close(struct sk_load *l);
-/* The batch manager for this rank, as the options say; and its recording, if they ask for one. */
-int sk_load_loop(const struct sk_load *l, const struct sk_conf *conf, struct sk_record **ret_record,
-                 struct sk_loop **ret, struct sk_err *err);
+/* The batch manager on that rank, and what it writes on. */
+struct sk_load_loop {
+    struct sk_loop *loop;
+    struct sk_record *record; /* NULL = none was asked for, likewise below */
+    struct sk_board board;
+    struct sk_flight *flight;
+};
+/* As the options say. `l` outlives it. Errors are those of what is opened. */
+int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struct sk_load_loop *ret,
+                      struct sk_err *err);
+void sk_load_loop_close(struct sk_load_loop *l);
 
 /* Bytes that this process may still take: MemAvailable, and what is left under every memory limit of its cgroup. */
 uint64_t sk_load_memory(void);

@@ -78,32 +78,30 @@ static size_t out_bytes(const struct sk_loop *loop)
 static int serve(const struct sk_conf *conf, struct sk_err *err)
 {
     struct sk_load load = {0};
-    struct sk_loop *loop = NULL;
-    struct sk_record *record = NULL;
+    struct sk_load_loop l = {0};
     struct sk_chan chan;
     sk_chan_init(&chan, (int)conf->fd, 1 << 20);
     int rc = sk_load_open(conf, NULL, say_loading, &chan, &load, err);
     if (!rc)
-        rc = sk_load_loop(&load, conf, &record, &loop, err);
+        rc = sk_load_loop_open(&load, conf, &l, err);
     if (rc)
         goto out;
-    chan.out.max = out_bytes(loop);
-    put_hello(&load, loop, &chan);
+    chan.out.max = out_bytes(l.loop);
+    put_hello(&load, l.loop, &chan);
     sk_log(SK_LOG_INFO, "ready: %s, %s, context %u tokens, %u sequences at once", load.dir.name, load.isa,
            load.rank_conf.max_len, load.rank_conf.max_slot);
-    rc = sk_loop_serve(loop, &chan, err);
+    rc = sk_loop_serve(l.loop, &chan, err);
 out:
     if (rc)
         say_failed(&chan, err->msg);
-    sk_loop_close(loop);
-    sk_record_close(record);
+    sk_load_loop_close(&l);
     sk_load_close(&load);
     sk_chan_done(&chan);
     return rc;
 }
 
-/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C, and the SIGTERM that a service
- * manager sends to all processes of a service, are for the daemon, which says QUIT in its time. */
+/* A daemon that dies takes its engines with it, however it dies; a terminal's Ctrl-C, and what a service manager sends
+ * to all processes of a service, are for the daemon, which says QUIT in its time. */
 static int start_serving(const struct sk_conf *conf, struct sk_err *err)
 {
     if (conf->fd < 0)
@@ -112,6 +110,8 @@ static int start_serving(const struct sk_conf *conf, struct sk_err *err)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGUSR1, SIG_IGN);
     return serve(conf, err);
 }
 
@@ -120,15 +120,13 @@ static int start_serving(const struct sk_conf *conf, struct sk_err *err)
 static int bench(const struct args *a, struct sk_err *err)
 {
     struct sk_load load = {0};
-    struct sk_loop *loop = NULL;
-    struct sk_record *record = NULL;
+    struct sk_load_loop l = {0};
     int rc = sk_load_open(&a->conf, NULL, say_nothing, NULL, &load, err);
     if (!rc)
-        rc = sk_load_loop(&load, &a->conf, &record, &loop, err);
+        rc = sk_load_loop_open(&load, &a->conf, &l, err);
     if (!rc)
-        rc = sk_bench_run(&a->bench, &load, loop, err);
-    sk_loop_close(loop);
-    sk_record_close(record);
+        rc = sk_bench_run(&a->bench, &load, l.loop, err);
+    sk_load_loop_close(&l);
     sk_load_close(&load);
     return rc;
 }
@@ -203,7 +201,7 @@ static void print_help(void)
          "  --bench-decode N       tokens of each answer (128)\n"
          "  --bench-seqs N,N,...   sequences at once (1,8,32)\n"
          "  --bench-reps N         the median of N is printed (3)\n"
-         "  --replay FILE          run a recording again and compare every result bit for bit\n"
+         "  --replay FILE          run a recording, or a file of the flight recorder, again and compare every result\n"
          "  --dump FILE            print a recording's plans as text\n"
          "  --help, --version\n");
     sk_conf_help(stdout, SK_PROG_ENGINE);
@@ -261,15 +259,6 @@ static int take_own(struct args *a, int *argc, char **argv, struct sk_err *err)
     return 0;
 }
 
-static enum sk_log_level log_level(const char *name)
-{
-    static const char *const names[] = {"error", "warn", "info", "debug"};
-    for (int i = 0; i < 4; i++)
-        if (strcmp(name, names[i]) == 0)
-            return (enum sk_log_level)i;
-    return SK_LOG_INFO;
-}
-
 static int run(struct args *a, struct sk_err *err)
 {
     if (a->mode == MODE_HELP) {
@@ -308,7 +297,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "skein-engine: %s\n", err.msg);
         return 2;
     }
-    sk_log_level_set(log_level(args.conf.log_level));
+    sk_log_level_set(sk_log_level_of(args.conf.log_level));
+    sk_log_json_set(strcmp(args.conf.log_format, "json") == 0);
     rc = run(&args, &err);
     if (rc)
         sk_log(SK_LOG_ERROR, "%s", err.msg);

@@ -181,6 +181,7 @@ struct sk_backend {
     const char *name;   /* "cpu", "ref" */
     const char *isa;    /* "avx512-bf16", "plain", ...: part of system_fingerprint */
     bool classes_equal; /* prompt and decode class give the same bits */
+    uint32_t n_thread;  /* that compute */
     void *ctx;
 
     /* Memory. alloc: zeroed, 64-byte aligned, a == 0 when there is none. adopt: weights that the host mapped: a CPU

@@ -3,9 +3,50 @@
 #include <stdio.h>
 #include <string.h>
 #include "comm/base/buf.h"
+#include "comm/base/clock.h"
 #include "comm/base/mem.h"
+#include "server/options.h"
 
-enum { RENDER_MS = 1000, MAX_PROMPT_BYTES = 64 << 20, MAX_TEMPLATE_BYTES = 1 << 20 };
+enum { RENDER_MS = 1000, MAX_PROMPT_BYTES = 64 << 20 };
+
+int sk_server_open(struct sk_server *s, struct uv_loop_s *loop, const struct sk_conf *conf, struct sk_err *err)
+{
+    s->loop = loop;
+    s->conf = conf;
+    s->started = sk_clock_unix();
+    sk_options_limits(conf, &s->limits);
+    int rc = sk_metrics_new(&s->metrics);
+    if (rc == 0)
+        rc = sk_tenants_new(&s->tenants);
+    if (rc != 0)
+        return sk_err_set(err, -rc, NULL, "%s", sk_err_text(rc));
+    rc = sk_cors_parse(conf->cors_origins, &s->cors, err);
+    return rc == 0 && conf->tls_cert[0] ? sk_tls_open(conf->tls_cert, conf->tls_key, &s->tls, err) : rc;
+}
+
+void sk_server_done(struct sk_server *s)
+{
+    sk_tls_close(s->tls);
+    sk_cors_done(&s->cors);
+    sk_tenants_free(s->tenants);
+    sk_metrics_free(s->metrics);
+}
+
+void sk_server_run_http(struct sk_server *s)
+{
+    for (uint32_t i = 0; i < s->n_listener; i++) {
+        if (s->listeners[i].http)
+            sk_http_run(s->listeners[i].http);
+    }
+}
+
+size_t sk_server_active(const struct sk_server *s)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < s->n_listener; i++)
+        n += s->listeners[i].http ? sk_http_active(s->listeners[i].http) : 0;
+    return n;
+}
 
 struct sk_model *sk_server_model(struct sk_server *s, const char *name)
 {
@@ -71,7 +112,7 @@ static int open_templates(struct sk_server *s, struct sk_model *m, const char *o
     struct sk_buf text;
     int64_t most = 4 * s->conf->max_body;
     tc.max_out_bytes = most < MAX_PROMPT_BYTES ? (int)most : MAX_PROMPT_BYTES;
-    sk_buf_init(&text, MAX_TEMPLATE_BYTES);
+    sk_buf_init(&text, SK_SERVER_MAX_TEMPLATE_BYTES);
     int rc = list_guarded(m->vocab, &text, &guarded, &tc.n_guarded);
     if (rc != 0) {
         sk_err_set(err, -rc, NULL, "out of memory");
@@ -93,7 +134,7 @@ int sk_server_load(struct sk_server *s, struct sk_model *m, const char *path, st
 {
     struct sk_buf own;
     char vocab[SK_CONF_STR_MAX + 16];
-    sk_buf_init(&own, MAX_TEMPLATE_BYTES);
+    sk_buf_init(&own, SK_SERVER_MAX_TEMPLATE_BYTES);
     int rc = sk_dir_open(path, &m->dir, err);
     if (rc != 0)
         return rc;
@@ -113,6 +154,7 @@ int sk_server_load(struct sk_server *s, struct sk_model *m, const char *path, st
     set_name(m, s->conf);
     m->max_len = s->conf->max_model_len ? (uint32_t)s->conf->max_model_len : m->dir.desc.max_len;
     m->loaded = true;
+    sk_metrics_name(s->metrics, m->name, "0");
     return 0;
 }
 

@@ -8,12 +8,22 @@
 #include "comm/base/conf.h"
 #include "comm/dir/dir.h"
 #include "comm/dir/vocab.h"
+#include "server/http/cors.h"
 #include "server/http/http.h"
+#include "server/http/listen.h"
+#include "server/http/tls.h"
 #include "server/job/job.h"
+#include "server/metrics/metrics.h"
 #include "server/text/tmpl.h"
 #include "server/text/token.h"
 
-enum { SK_SERVER_MAX_MODELS = 1, SK_SERVER_MAX_ENGINES = 1, SK_MODEL_MAX_ALIASES = 8 };
+enum {
+    SK_SERVER_MAX_MODELS = 1,
+    SK_SERVER_MAX_ENGINES = 1,
+    SK_SERVER_MAX_LISTENERS = 16,
+    SK_SERVER_MAX_TEMPLATE_BYTES = 1 << 20,
+    SK_MODEL_MAX_ALIASES = 8
+};
 
 struct sk_model {
     bool loaded;                /* everything below `n_alias` is set; before that, nothing */
@@ -31,10 +41,26 @@ struct sk_model {
     struct sk_engine *engine; /* borrowed from sk_server.engines */
 };
 
+struct sk_listener {
+    struct sk_server *server;
+    struct sk_http *http; /* NULL = closed */
+    struct sk_listen listen;
+    bool admin;     /* serves the /admin routes */
+    bool is_stored; /* the service manager keeps the socket: it outlives us */
+};
+
 struct sk_server {
     struct uv_loop_s *loop;
     const struct sk_conf *conf;
-    struct sk_http *http;
+    struct sk_http_limits limits;
+    struct sk_cors cors;
+    struct sk_tls *tls; /* NULL = no HTTPS */
+    struct sk_listener listeners[SK_SERVER_MAX_LISTENERS];
+    uint32_t n_listener;
+    void (*on_closed)(void *arg); /* all listeners are */
+    void *on_closed_arg;
+    struct sk_metrics *metrics;
+    struct sk_tenants *tenants;
     struct sk_engine *engines[SK_SERVER_MAX_ENGINES];
     uint32_t n_engine;
     struct sk_model models[SK_SERVER_MAX_MODELS];
@@ -43,6 +69,14 @@ struct sk_server {
     bool draining;   /* stopping: new requests are 503 */
     int64_t started; /* unix seconds */
 };
+
+/* Makes what needs no open socket: metrics, tenants, origins, certificate, limits. `s` is zeroed; `conf` is borrowed.
+ * -SK_ENOMEM and the errors of cors.h and tls.h. */
+int sk_server_open(struct sk_server *s, struct uv_loop_s *loop, const struct sk_conf *conf, struct sk_err *err);
+void sk_server_done(struct sk_server *s); /* after the listeners, the engines and the API */
+/* Each listener's library runs once: after a batch of replies and wakes made outside of a request's handler. */
+void sk_server_run_http(struct sk_server *s);
+size_t sk_server_active(const struct sk_server *s); /* exchanges that are not over, of all listeners */
 
 /* NULL = unknown. An empty or NULL name is the first model. */
 struct sk_model *sk_server_model(struct sk_server *s, const char *name);

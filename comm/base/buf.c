@@ -41,12 +41,11 @@ int sk_buf_reserve(struct sk_buf *b, size_t more)
 {
     if (b->failed)
         return b->failed;
+    if (more < b->cap - b->n) /* cap is never more than max and the NUL */
+        return 0;
     if (more > b->max - b->n || b->n + more == SIZE_MAX)
         return fail(b, SK_ETOOBIG);
     size_t need = b->n + more + 1; /* the NUL */
-    if (need <= b->cap)
-        return 0;
-
     size_t cap = b->cap ? b->cap : FIRST_CAP;
     while (cap < need)
         cap = cap > SIZE_MAX / 2 ? need : cap * 2;
@@ -80,6 +79,18 @@ int sk_buf_str(struct sk_buf *b, const char *s)
 int sk_buf_char(struct sk_buf *b, char c)
 {
     return sk_buf_add(b, &c, 1);
+}
+
+int sk_buf_int(struct sk_buf *b, int64_t x)
+{
+    char text[20], *end = text + sizeof text, *p = end; /* INT64_MIN has 19 digits and a sign */
+    uint64_t left = x < 0 ? -(uint64_t)x : (uint64_t)x;
+    do
+        *--p = (char)('0' + left % 10);
+    while (left /= 10);
+    if (x < 0)
+        *--p = '-';
+    return sk_buf_add(b, p, (size_t)(end - p));
 }
 
 int sk_buf_fmt(struct sk_buf *b, const char *fmt, ...)

@@ -4,6 +4,7 @@
 #define SK_BUF_H
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdint.h>
 #include "comm/base/err.h"
 
 struct sk_buf {
@@ -21,6 +22,7 @@ void sk_buf_clear(struct sk_buf *b); /* n = 0, failed = 0; keeps the memory */
 int sk_buf_add(struct sk_buf *b, const void *p, size_t n);
 int sk_buf_str(struct sk_buf *b, const char *s);
 int sk_buf_char(struct sk_buf *b, char c);
+int sk_buf_int(struct sk_buf *b, int64_t x); /* in decimal, without the cost of sk_buf_fmt */
 int sk_buf_fmt(struct sk_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int sk_buf_vfmt(struct sk_buf *b, const char *fmt, va_list ap);
 int sk_buf_reserve(struct sk_buf *b, size_t more); /* room for `more` bytes at p + n */

@@ -6,11 +6,9 @@
 
 #include "comm/base/buf.h"
 #include "comm/base/conf_row.h"
-#include "comm/base/mem.h"
 
-#define MAX_FILE_BYTES (1 << 20)
-#define MAX_NAME       64   /* bytes of an option's name, NUL included */
-#define MAX_TEXT       4096 /* bytes of a description of limits */
+#define MAX_NAME 64   /* bytes of an option's name, NUL included */
+#define MAX_TEXT 4096 /* bytes of a description of limits */
 
 /* ---- one value ---- */
 
@@ -216,7 +214,7 @@ static int set_row(struct sk_conf *c, const struct sk_conf_row *r, const char *v
     }
     if (rc)
         return bad_value(r, -rc, value, err);
-    sk_conf_row_give(r, c);
+    sk_conf_row_give(r, c, true);
     return 0;
 }
 
@@ -231,84 +229,6 @@ bool sk_conf_given(const struct sk_conf *c, const char *name)
     const struct sk_conf_row *r = sk_conf_row_find(~0u, name);
     sk_assert(r);
     return sk_conf_row_is_given(r, c);
-}
-
-/* ---- files ---- */
-
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r';
-}
-
-/* Makes [*s, *end) a string without the white space around it. */
-static char *trim(char *s, char *end)
-{
-    while (s < end && is_space(*s))
-        s++;
-    while (end > s && is_space(end[-1]))
-        end--;
-    *end = '\0';
-    return s;
-}
-
-/* One line of a file, without its end; it is changed. A value in double quotes is what is between them: so blanks at
- * its ends can be said. */
-static int set_line(struct sk_conf *c, unsigned prog, char *line, size_t n, struct sk_err *err)
-{
-    if (memchr(line, '\0', n))
-        return sk_err_set(err, SK_EINVAL, NULL, "NUL byte");
-    char *s = trim(line, line + n);
-    if (*s == '#' || *s == '\0')
-        return 0;
-    char *eq = strchr(s, '=');
-    if (!eq)
-        return sk_err_set(err, SK_EINVAL, NULL, "expected 'name = value', not '%s'", s);
-    char *value = trim(eq + 1, s + strlen(s));
-    char *name = trim(s, eq);
-    size_t n_value = strlen(value);
-    if (n_value >= 2 && value[0] == '"' && value[n_value - 1] == '"') {
-        value[n_value - 1] = '\0';
-        value++;
-    }
-    if (strcmp(name, "config") == 0)
-        return sk_err_set(err, SK_EINVAL, name, "a configuration file cannot name another one");
-    return sk_conf_set(c, prog, name, value, err);
-}
-
-int sk_conf_text(struct sk_conf *c, unsigned prog, const char *path, const char *s, size_t n, struct sk_err *err)
-{
-    int rc = 0;
-    struct sk_err why = {0};
-    char *text = sk_malloc(n + 1);
-    if (!text)
-        return sk_err_set(err, SK_ENOMEM, NULL, "%s: out of memory", path);
-    memcpy(text, s, n);
-    text[n] = '\0';
-    int n_line = 1;
-    for (char *line = text, *end = text + n; line <= end; n_line++) {
-        char *stop = memchr(line, '\n', (size_t)(end - line));
-        if (!stop)
-            stop = end;
-        rc = set_line(c, prog, line, (size_t)(stop - line), &why);
-        if (rc) {
-            sk_err_set(err, -rc, why.param, "%s:%d: %s", path, n_line, why.msg);
-            break;
-        }
-        line = stop + 1;
-    }
-    sk_free(text);
-    return rc;
-}
-
-int sk_conf_file(struct sk_conf *c, unsigned prog, const char *path, struct sk_err *err)
-{
-    struct sk_buf b;
-    sk_buf_init(&b, MAX_FILE_BYTES);
-    int rc = sk_buf_file(&b, path, err);
-    if (rc == 0)
-        rc = sk_conf_text(c, prog, path, b.p, b.n, err);
-    sk_buf_done(&b);
-    return rc;
 }
 
 /* ---- the command line ---- */
@@ -363,7 +283,7 @@ static int read_arg(unsigned prog, int argc, char **argv, int i, struct arg *ret
     return 0;
 }
 
-/* The file comes before everything else on the command line, wherever --config stands; the last --config counts. */
+/* The files come before everything else on the command line, wherever --config stands; the last --config counts. */
 static int read_config_arg(struct sk_conf *c, unsigned prog, int argc, char **argv, struct sk_err *err)
 {
     const char *path = NULL;
@@ -375,7 +295,10 @@ static int read_config_arg(struct sk_conf *c, unsigned prog, int argc, char **ar
         if (a.row && strcmp(a.row->name, "config") == 0)
             path = a.value;
     }
-    return path ? sk_conf_file(c, prog, path, err) : 0;
+    if (!path)
+        return 0;
+    int rc = sk_conf_file(c, prog, path, err);
+    return rc ? rc : sk_conf_dropins(c, prog, path, err);
 }
 
 int sk_conf_args(struct sk_conf *c, unsigned prog, int argc, char **argv, const char **ret_rest, int max_rest,
@@ -403,4 +326,22 @@ int sk_conf_args(struct sk_conf *c, unsigned prog, int argc, char **argv, const 
     if (ret_n_rest)
         *ret_n_rest = n_rest;
     return 0;
+}
+
+/* ---- a running program ---- */
+
+void sk_conf_reload(struct sk_conf *to, const struct sk_conf *from, unsigned prog, struct sk_buf *ret_names)
+{
+    for (const struct sk_conf_row *r = sk_conf_rows; r < sk_conf_rows + sk_conf_n_rows; r++) {
+        void *field = sk_conf_row_field(r, to);
+        const void *wanted = sk_conf_row_field(r, from);
+        if (!sk_conf_row_is_written(r, prog))
+            continue;
+        if (r->prog & SK_OPT_RELOAD) {
+            memcpy(field, wanted, sk_conf_row_size(r));
+            sk_conf_row_give(r, to, sk_conf_row_is_given(r, from));
+        } else if (memcmp(field, wanted, sk_conf_row_size(r)) != 0) {
+            sk_buf_fmt(ret_names, "%s%s", ret_names->n ? ", " : "", r->name);
+        }
+    }
 }

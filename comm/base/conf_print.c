@@ -32,30 +32,10 @@ static void wrap(FILE *f, const char *prefix, int indent, const char *text)
     putc('\n', f);
 }
 
-/* Help, limits and default as one sentence. */
-static void put_description(struct sk_buf *b, const struct sk_conf_row *r)
-{
-    struct sk_conf c;
-    sk_conf_defaults(&c);
-    sk_buf_str(b, r->help);
-    if (r->kind == SK_CONF_STR && !*r->str_default)
-        return;
-    sk_buf_str(b, " [");
-    sk_conf_row_put_limits(b, r);
-    if (r->kind == SK_CONF_INT || r->kind == SK_CONF_NUM)
-        sk_buf_str(b, "; ");
-    sk_buf_str(b, "default ");
-    sk_conf_row_put_value(b, r, &c);
-    sk_buf_char(b, ']');
-}
-
 static void print_help(FILE *f, const struct sk_conf_row *r)
 {
-    const char *arg = r->arg                                  ? r->arg
-                      : sk_conf_row_is_bytes(r)               ? "SIZE"
-                      : r->unit && strcmp(r->unit, "ms") == 0 ? "MS"
-                                                              : "N";
-    int n = r->kind == SK_CONF_BOOL ? fprintf(f, "  --[no-]%s", r->name) : fprintf(f, "  --%s %s", r->name, arg);
+    int n = r->kind == SK_CONF_BOOL ? fprintf(f, "  --[no-]%s", r->name)
+                                    : fprintf(f, "  --%s %s", r->name, sk_conf_row_arg(r));
     if (n + 2 > HELP_COLUMN) {
         putc('\n', f);
         n = 0;
@@ -64,7 +44,7 @@ static void print_help(FILE *f, const struct sk_conf_row *r)
 
     struct sk_buf b;
     sk_buf_init(&b, MAX_TEXT);
-    put_description(&b, r);
+    sk_conf_row_put_description(&b, r, false);
     wrap(f, "", HELP_COLUMN, b.p ? b.p : r->help);
     sk_buf_done(&b);
 }
@@ -76,17 +56,11 @@ void sk_conf_help(FILE *f, unsigned prog)
             print_help(f, r);
 }
 
-/* The file and the arguments are about what --config led to, not about where it was read. */
-static bool is_written(const struct sk_conf_row *r, unsigned prog)
-{
-    return (r->prog & prog) && strcmp(r->name, "config") != 0;
-}
-
-static void print_row(const struct sk_conf *c, const struct sk_conf_row *r, FILE *f)
+static void print_row(const struct sk_conf *c, const struct sk_conf_row *r, unsigned prog, FILE *f)
 {
     struct sk_buf b;
     sk_buf_init(&b, MAX_TEXT);
-    put_description(&b, r);
+    sk_conf_row_put_description(&b, r, prog & SK_PROG_DAEMON);
     if (r->kind == SK_CONF_ENUM)
         sk_buf_fmt(&b, " (%s)", r->arg);
     fputs("\n# ", f);
@@ -109,16 +83,18 @@ void sk_conf_print(const struct sk_conf *c, unsigned prog, FILE *f)
     fputs("# Lines of the form `name = value`. A line that begins with # is a comment; those of the form\n"
           "# `#name = value` show defaults. Sizes take K, M, G and T, powers of 1024.\n",
           f);
+    if (prog & SK_PROG_DAEMON)
+        fputs("# What is marked `reload` takes effect when skeind gets SIGHUP, the rest when it is started.\n", f);
     for (const struct sk_conf_row *r = sk_conf_rows; r < sk_conf_rows + sk_conf_n_rows; r++)
-        if (is_written(r, prog))
-            print_row(c, r, f);
+        if (sk_conf_row_is_written(r, prog))
+            print_row(c, r, prog, f);
 }
 
 int sk_conf_to_args(const struct sk_conf *c, unsigned prog, char **argv, int max)
 {
     int n = 0, rc = 0;
     for (const struct sk_conf_row *r = sk_conf_rows; r < sk_conf_rows + sk_conf_n_rows && rc == 0; r++) {
-        if (!is_written(r, prog) || sk_conf_row_is_default(r, c))
+        if (!sk_conf_row_is_written(r, prog) || sk_conf_row_is_default(r, c))
             continue;
         struct sk_buf b;
         sk_buf_init(&b, MAX_TEXT);

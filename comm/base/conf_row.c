@@ -39,6 +39,16 @@ void *sk_conf_row_field(const struct sk_conf_row *r, const struct sk_conf *c)
     return (char *)c + r->offset;
 }
 
+size_t sk_conf_row_size(const struct sk_conf_row *r)
+{
+    static const size_t sizes[] = {[SK_CONF_INT] = sizeof(int64_t),
+                                   [SK_CONF_NUM] = sizeof(double),
+                                   [SK_CONF_BOOL] = sizeof(bool),
+                                   [SK_CONF_STR] = SK_CONF_STR_MAX,
+                                   [SK_CONF_ENUM] = SK_CONF_ENUM_MAX};
+    return sizes[r->kind];
+}
+
 void sk_conf_row_reset(const struct sk_conf_row *r, struct sk_conf *c)
 {
     void *p = sk_conf_row_field(r, c);
@@ -80,10 +90,16 @@ bool sk_conf_row_is_given(const struct sk_conf_row *r, const struct sk_conf *c)
     return c->given[i / 64] >> (i % 64) & 1;
 }
 
-void sk_conf_row_give(const struct sk_conf_row *r, struct sk_conf *c)
+void sk_conf_row_give(const struct sk_conf_row *r, struct sk_conf *c, bool given)
 {
     size_t i = (size_t)(r - sk_conf_rows);
-    c->given[i / 64] |= UINT64_C(1) << (i % 64);
+    uint64_t bit = UINT64_C(1) << (i % 64);
+    c->given[i / 64] = given ? c->given[i / 64] | bit : c->given[i / 64] & ~bit;
+}
+
+bool sk_conf_row_is_written(const struct sk_conf_row *r, unsigned prog)
+{
+    return (r->prog & prog) && strcmp(r->name, "config") != 0;
 }
 
 bool sk_conf_row_is_bytes(const struct sk_conf_row *r)
@@ -143,4 +159,35 @@ void sk_conf_row_put_limits(struct sk_buf *b, const struct sk_conf_row *r)
     }
     if (r->unit && *r->unit)
         sk_buf_fmt(b, " %s", r->unit);
+}
+
+void sk_conf_row_put_description(struct sk_buf *b, const struct sk_conf_row *r, bool with_reload)
+{
+    struct sk_conf defaults;
+    const bool reload = with_reload && (r->prog & SK_OPT_RELOAD);
+    sk_buf_str(b, r->help);
+    if (r->kind != SK_CONF_STR || *r->str_default) {
+        sk_buf_str(b, " [");
+        sk_conf_row_put_limits(b, r);
+        if (r->kind == SK_CONF_INT || r->kind == SK_CONF_NUM)
+            sk_buf_str(b, "; ");
+        sk_buf_str(b, "default ");
+        sk_conf_defaults(&defaults);
+        if (r->prog & SK_OPT_FIELD)
+            sk_buf_str(b, "the server's");
+        else
+            sk_conf_row_put_value(b, r, &defaults);
+        sk_buf_str(b, reload ? "; reload]" : "]");
+    } else if (reload) {
+        sk_buf_str(b, " [reload]");
+    }
+}
+
+const char *sk_conf_row_arg(const struct sk_conf_row *r)
+{
+    if (r->arg)
+        return r->arg;
+    if (sk_conf_row_is_bytes(r))
+        return "SIZE";
+    return r->unit && strcmp(r->unit, "ms") == 0 ? "MS" : "N";
 }

@@ -54,6 +54,7 @@ static void fill(struct sk_err *err, int code, const char *param, const char *re
     tidy(name, sizeof name);
 
     err->code = code;
+    err->retry_ms = 0;
     memcpy(err->param, name, sizeof name);
     memcpy(err->msg, msg, sizeof msg);
 }

@@ -2,6 +2,7 @@
  * the reason, the caller passes a struct sk_err that says what, where and what limit. Library code never logs. */
 #ifndef SK_ERR_H
 #define SK_ERR_H
+#include <stdint.h>
 
 enum sk_errcode {
     SK_OK = 0,
@@ -12,9 +13,10 @@ enum sk_errcode {
 };
 
 struct sk_err {
-    int code;       /* SK_Exxx, 0 = none */
-    char param[64]; /* request field, option or tensor name; "" = none */
-    char msg[448];  /* one sentence, UTF-8, NUL-terminated, cut if longer */
+    int code;          /* SK_Exxx, 0 = none */
+    uint32_t retry_ms; /* when the same request may succeed; 0 = not known. Set it after sk_err_set, which clears it */
+    char param[64];    /* request field, option or tensor name; "" = none */
+    char msg[448];     /* one sentence, UTF-8, NUL-terminated, cut if longer */
 };
 
 /* Fills `err` (may be NULL; an error already in it is replaced) and returns -code. `param` may be NULL. */

@@ -18,7 +18,7 @@
 struct scan {
     const char *s;
     size_t n, i; /* i: the byte looked at; on failure, the offending one */
-    size_t n_values;
+    size_t n_values, max_values;
     struct sk_buf long_ints; /* struct long_int: integers that a double may round */
     const char *why;
 };
@@ -212,7 +212,7 @@ static int scan_members(struct scan *x, int close, int depth)
 static int scan_value(struct scan *x, int depth)
 {
     skip_space(x);
-    if (x->n_values++ == SK_JSON_MAX_VALUES)
+    if (x->n_values++ == x->max_values)
         return fail(x, SK_ETOOBIG, "too many values");
     switch (peek(x)) {
     case '{':
@@ -251,6 +251,10 @@ static int check(struct scan *x, struct sk_err *err)
         column = x->s[i] == '\n' ? 1 : column + 1;
         line += x->s[i] == '\n';
     }
+    if (rc == -SK_ETOOBIG)
+        return sk_err_set(err, -rc, NULL,
+                          "%zu values of JSON are the limit, and there are more at line %zu, column %zu", x->max_values,
+                          line, column);
     return sk_err_set(err, -rc, NULL, "%s at line %zu, column %zu (byte %zu)", x->why, line, column, x->i);
 }
 
@@ -285,21 +289,21 @@ static int keep_long_ints(struct cJSON *v, struct keeper *k)
     return rc;
 }
 
-int sk_json_parse(const char *s, size_t n, size_t max, struct cJSON **ret_v, struct sk_err *err)
+static int parse(const char *s, size_t n, size_t max, size_t max_values, struct cJSON **ret_v, struct sk_err *err)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, install_hooks);
     if (n > max)
         return sk_err_set(err, SK_ETOOBIG, NULL, "%zu bytes of JSON are more than the limit of %zu", n, max);
     cJSON *v = NULL;
-    struct scan x = {.s = s, .n = n};
+    struct scan x = {.s = s, .n = n, .max_values = max_values};
     sk_buf_init(&x.long_ints, SIZE_MAX);
     int rc = check(&x, err);
     if (rc)
         goto out;
     v = cJSON_ParseWithLengthOpts(s, n, NULL, 0); /* the syntax is known to be right */
     struct keeper k = {.s = s, .next = (const void *)x.long_ints.p};
-    k.end = k.next + x.long_ints.n / sizeof *k.next;
+    k.end = k.next ? k.next + x.long_ints.n / sizeof *k.next : NULL; /* none: there is no array to point into */
     if (!v || (k.next < k.end && keep_long_ints(v, &k) != 0))
         rc = sk_err_set(err, SK_ENOMEM, NULL, "out of memory while parsing %zu bytes of JSON", n);
 out:
@@ -311,6 +315,11 @@ out:
     return rc;
 }
 
+int sk_json_parse(const char *s, size_t n, size_t max, struct cJSON **ret_v, struct sk_err *err)
+{
+    return parse(s, n, max, SK_JSON_MAX_VALUES, ret_v, err);
+}
+
 int sk_json_load(const char *path, size_t max, struct cJSON **ret_v, struct sk_err *err)
 {
     struct sk_buf b;
@@ -319,7 +328,7 @@ int sk_json_load(const char *path, size_t max, struct cJSON **ret_v, struct sk_e
     int rc = sk_buf_file(&b, path, err);
     if (rc)
         goto out;
-    rc = sk_json_parse(b.p, b.n, max, ret_v, &why);
+    rc = parse(b.p, b.n, max, SK_JSON_MAX_FILE_VALUES, ret_v, &why);
     if (rc)
         sk_err_set(err, -rc, NULL, "%s: %s", path, why.msg);
 out:

@@ -11,7 +11,8 @@
 #include "comm/base/err.h"
 
 #define SK_JSON_MAX_DEPTH        64        /* arrays and objects inside one another */
-#define SK_JSON_MAX_VALUES       (1 << 22) /* values of one text: a value of 2 bytes costs 80 bytes of memory */
+#define SK_JSON_MAX_VALUES       (1 << 20) /* values of one text: a value of 2 bytes costs 80 bytes of memory */
+#define SK_JSON_MAX_FILE_VALUES  (1 << 22) /* likewise of a file: a tokenizer has more than a request can have */
 #define SK_JSON_MAX_NUMBER_BYTES 63        /* characters of one number */
 
 struct cJSON; /* a value; read-only outside json.c */

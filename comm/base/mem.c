@@ -9,7 +9,8 @@
 #include "comm/base/err.h"
 
 #define ARENA_ALIGN       16
-#define ARENA_CHUNK_BYTES 8192
+#define ARENA_FIRST_BYTES 1024 /* most arenas hold a few strings */
+#define ARENA_CHUNK_BYTES 8192 /* what chunks grow to */
 
 static atomic_uint_fast64_t n_allocs;
 static atomic_uint_fast64_t fail_at; /* the value of n_allocs that fails; 0: none */
@@ -98,12 +99,15 @@ void sk_arena_done(struct sk_arena *a)
 /* A piece that fills a chunk of its own goes behind the head, whose rest stays in use. */
 static struct sk_arena_chunk *add_chunk(struct sk_arena *a, size_t n)
 {
-    size_t size = n > ARENA_CHUNK_BYTES ? n : ARENA_CHUNK_BYTES;
+    size_t usual = a->head ? 2 * a->head->size : ARENA_FIRST_BYTES;
+    if (usual > ARENA_CHUNK_BYTES)
+        usual = ARENA_CHUNK_BYTES;
+    size_t size = n > usual ? n : usual;
     struct sk_arena_chunk *c = sk_calloc(1, sizeof *c + size);
     if (!c)
         return NULL;
     c->size = size;
-    struct sk_arena_chunk **at = a->head && n >= ARENA_CHUNK_BYTES ? &a->head->next : &a->head;
+    struct sk_arena_chunk **at = a->head && n >= usual ? &a->head->next : &a->head;
     c->next = *at;
     *at = c;
     return c;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -309,4 +310,39 @@ out:
         close(fd);
     sk_buf_done(&b);
     return rc;
+}
+
+int sk_dir_cache(const char *option, char *ret, size_t n, struct sk_err *err)
+{
+    const char *systemd = getenv("CACHE_DIRECTORY"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int len;
+
+    if (option[0])
+        len = snprintf(ret, n, "%s", option);
+    else if (systemd && systemd[0])
+        len = snprintf(ret, n, "%s", systemd);
+    else if (xdg && xdg[0] == '/')
+        len = snprintf(ret, n, "%s/skein", xdg);
+    else if (home && home[0] == '/')
+        len = snprintf(ret, n, "%s/.cache/skein", home);
+    else
+        return sk_err_set(err, SK_EINVAL, "cache-dir", "no cache directory: neither HOME nor XDG_CACHE_HOME is set");
+    if (len >= (int)n || len >= SK_DIR_MAX_CACHE)
+        return sk_err_set(err, SK_EINVAL, "cache-dir", "the cache directory's path is longer than %d bytes",
+                          SK_DIR_MAX_CACHE);
+    return 0;
+}
+
+int sk_dir_make(const char *path, unsigned mode, struct sk_err *err)
+{
+    char part[1024];
+
+    for (size_t n = 1; n <= strlen(path) && n < sizeof part; n++) {
+        if (path[n] && path[n] != '/')
+            continue;
+        snprintf(part, sizeof part, "%.*s", (int)n, path);
+        if (mkdir(part, mode) && errno != EEXIST)
+            return sk_err_errno(err, SK_EIO, NULL, "cannot create %s", part);
+    }
+    return 0;
 }

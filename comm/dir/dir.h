@@ -88,6 +88,13 @@ void sk_dir_close(struct sk_dir *d);                                           /
 int sk_dir_save(const struct sk_dir *d, const char *path, struct sk_err *err); /* writes path/config.json */
 bool sk_dir_is(const char *path); /* does it look like an engine directory? */
 
+/* Where engine directories are kept: `option` if not "", else $CACHE_DIRECTORY (systemd), $XDG_CACHE_HOME/skein,
+ * ~/.cache/skein. -SK_EINVAL: there is none, or its path has SK_DIR_MAX_CACHE bytes or more. */
+enum { SK_DIR_MAX_CACHE = 900 }; /* so that what is under it fits into an engine directory's */
+int sk_dir_cache(const char *option, char *ret, size_t n, struct sk_err *err);
+/* mkdir -p, with that mode where it makes one. -SK_EIO. */
+int sk_dir_make(const char *path, unsigned mode, struct sk_err *err);
+
 /* weights.skw in memory, read-only. */
 struct sk_weights {
     const uint8_t *base;

@@ -14,9 +14,11 @@ _Static_assert(sizeof(struct sk_params) == 104, "params");
 _Static_assert(sizeof(struct sk_wire_seq) == 136, "seq");
 _Static_assert(sizeof(struct sk_wire_cancel) == 24, "cancel");
 _Static_assert(sizeof(struct sk_wire_item) == 16 && sizeof(struct sk_wire_top) == 8, "item");
-_Static_assert(sizeof(struct sk_wire_entry) == 32 && sizeof(struct sk_wire_tokens) == 24, "tokens");
+_Static_assert(sizeof(struct sk_wire_entry) == 48 && sizeof(struct sk_wire_tokens) == 24, "tokens");
 _Static_assert(sizeof(struct sk_wire_stats) == 88, "stats");
 _Static_assert(sizeof(struct sk_wire_beat) == 24, "beat");
+_Static_assert(sizeof(struct sk_wire_peek) == 32 && sizeof(struct sk_wire_view) == 112, "peek, view");
+_Static_assert(sizeof(struct sk_wire_view_seq) == 40, "view's sequence");
 
 /* ---- writing ---- */
 
@@ -78,7 +80,6 @@ int sk_wire_put_seq(struct sk_buf *b, const struct sk_wire_seq *s, const int32_t
     size_t n_list = (size_t)s->n_list * sizeof *list, n_done = (size_t)s->n_done * sizeof *done;
     struct sk_wire_seq w = *s;
     w.frame = frame_of(SK_FRAME_SEQ, sizeof w + PAD8(n_list) + PAD8(n_done));
-    w.zero = 0;
     return put_parts(b, &w, sizeof w, (const void *const[2]){list, done}, (const size_t[2]){n_list, n_done});
 }
 
@@ -108,6 +109,24 @@ int sk_wire_put_quit(struct sk_buf *b)
     return put_fixed(b, &w, sizeof w);
 }
 
+int sk_wire_put_peek(struct sk_buf *b, uint64_t number, uint64_t salt, const int32_t *tok, uint32_t n_tok)
+{
+    size_t n = (size_t)n_tok * sizeof *tok;
+    struct sk_wire_peek w = {.number = number, .salt = salt, .n_tok = n_tok};
+    w.frame = frame_of(SK_FRAME_PEEK, sizeof w + PAD8(n));
+    return put_parts(b, &w, sizeof w, (const void *const[2]){tok, NULL}, (const size_t[2]){n, 0});
+}
+
+int sk_wire_put_view(struct sk_buf *b, const struct sk_wire_view *v, const struct sk_wire_view_seq *seqs)
+{
+    size_t n = (size_t)v->n_seq * sizeof *seqs;
+    struct sk_wire_view w = *v;
+    w.frame = frame_of(SK_FRAME_VIEW, sizeof w + n);
+    w.stats.frame = (struct sk_frame){0};
+    w.stats.zero = 0;
+    return put_parts(b, &w, sizeof w, (const void *const[2]){seqs, NULL}, (const size_t[2]){n, 0});
+}
+
 void sk_wire_tokens_begin(struct sk_buf *b, size_t *ret_at, uint64_t step)
 {
     struct sk_wire_tokens w = {.step = step};
@@ -126,7 +145,7 @@ void sk_wire_tokens_item(struct sk_buf *b, const struct sk_wire_item *it, const 
     sk_buf_add(b, top, it->n_top * sizeof *top);
 }
 
-int sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry)
+int sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry, uint32_t n_waiting)
 {
     if (b->failed)
         return b->failed;
@@ -141,6 +160,7 @@ int sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry)
     memcpy(&w, b->p + at, sizeof w);
     w.frame = frame_of(SK_FRAME_TOKENS, bytes);
     w.n_entry = n_entry;
+    w.n_waiting = n_waiting;
     memcpy(b->p + at, &w, sizeof w);
     return 0;
 }
@@ -179,7 +199,7 @@ static bool tokens_ok(const struct sk_wire_tokens *t)
             left -= bytes;
         }
     }
-    return left == 0 && t->zero == 0;
+    return left == 0;
 }
 
 /* Bytes that a frame of this kind begins with; 0 = no such kind. */
@@ -190,7 +210,8 @@ static size_t head_bytes(unsigned kind)
         [SK_FRAME_PROMPT] = sizeof(struct sk_wire_prompt), [SK_FRAME_SEQ] = sizeof(struct sk_wire_seq),
         [SK_FRAME_CANCEL] = sizeof(struct sk_wire_cancel), [SK_FRAME_TOKENS] = sizeof(struct sk_wire_tokens),
         [SK_FRAME_STATS] = sizeof(struct sk_wire_stats),   [SK_FRAME_BEAT] = sizeof(struct sk_wire_beat),
-        [SK_FRAME_QUIT] = sizeof(struct sk_frame),
+        [SK_FRAME_QUIT] = sizeof(struct sk_frame),         [SK_FRAME_PEEK] = sizeof(struct sk_wire_peek),
+        [SK_FRAME_VIEW] = sizeof(struct sk_wire_view),
     };
     return kind < SK_FRAME_KIND_COUNT ? bytes[kind] : 0;
 }
@@ -199,6 +220,8 @@ static bool body_ok(const struct sk_frame *f, size_t head)
 {
     const struct sk_wire_prompt *p = (const void *)f;
     const struct sk_wire_seq *s = (const void *)f;
+    const struct sk_wire_peek *k = (const void *)f;
+    const struct sk_wire_view *v = (const void *)f;
     size_t more = f->bytes - head;
     switch (f->kind) {
     case SK_FRAME_HELLO:
@@ -208,7 +231,12 @@ static bool body_ok(const struct sk_frame *f, size_t head)
     case SK_FRAME_PROMPT:
         return more == PAD8((uint64_t)p->n_tok * 4);
     case SK_FRAME_SEQ:
-        return more == PAD8((uint64_t)s->n_list * 4) + PAD8((uint64_t)s->n_done * 4) && s->zero == 0;
+        return more == PAD8((uint64_t)s->n_list * 4) + PAD8((uint64_t)s->n_done * 4) &&
+               (s->flags & ~(uint32_t)(SK_SEQ_SUSPECT | SK_SEQ_URGENT)) == 0;
+    case SK_FRAME_PEEK:
+        return more == PAD8((uint64_t)k->n_tok * 4) && k->zero == 0;
+    case SK_FRAME_VIEW:
+        return more == (uint64_t)v->n_seq * sizeof(struct sk_wire_view_seq);
     case SK_FRAME_TOKENS:
         return tokens_ok((const void *)f);
     default:
@@ -237,6 +265,16 @@ const int32_t *sk_wire_seq_list(const struct sk_wire_seq *s)
 const int32_t *sk_wire_seq_done(const struct sk_wire_seq *s)
 {
     return (const int32_t *)((const char *)(s + 1) + PAD8((size_t)s->n_list * 4));
+}
+
+const int32_t *sk_wire_peek_tok(const struct sk_wire_peek *p)
+{
+    return (const int32_t *)(p + 1);
+}
+
+const struct sk_wire_view_seq *sk_wire_view_seqs(const struct sk_wire_view *v)
+{
+    return (const struct sk_wire_view_seq *)(v + 1);
 }
 
 const struct sk_wire_entry *sk_wire_first(const struct sk_wire_tokens *t)

@@ -1,8 +1,8 @@
 /* Frames between the daemon and an engine's leader, over any stream socket: struct sk_frame, then the body.
  * Little-endian, fixed layouts, everything 8-byte aligned.
  *
- *   daemon to engine   HELLO, PROMPT, SEQ, CANCEL, BEAT, QUIT
- *   engine to daemon   STATE while it starts, then HELLO, then TOKENS, STATS, BEAT
+ *   daemon to engine   HELLO, PROMPT, SEQ, CANCEL, BEAT, PEEK, QUIT
+ *   engine to daemon   STATE while it starts, then HELLO, then TOKENS, STATS, BEAT, VIEW
  *
  * The daemon's first frame is HELLO. The engine grants `credit` sequences in its own: the daemon never has more
  * unfinished ones there; each finish gives one back. VECTOR and ADAPTER are reserved. A frame that does not check ends
@@ -16,7 +16,7 @@
 #include "comm/wire/params.h"
 
 #define SK_WIRE_MAGIC   0x45524957u /* "WIRE" */
-#define SK_WIRE_VERSION 1
+#define SK_WIRE_VERSION 2
 enum { SK_FRAME_MAX = 64 << 20, SK_WIRE_MAX_GROUPS = 4 };
 
 enum sk_frame_kind {
@@ -29,6 +29,8 @@ enum sk_frame_kind {
     SK_FRAME_STATS,
     SK_FRAME_BEAT,
     SK_FRAME_QUIT,
+    SK_FRAME_PEEK,
+    SK_FRAME_VIEW,
     SK_FRAME_VECTOR,
     SK_FRAME_ADAPTER,
     SK_FRAME_KIND_COUNT
@@ -62,11 +64,15 @@ struct sk_wire_prompt {
     uint64_t job; /* an id that no unfinished job has */
     uint32_t n_tok, n_choice;
 };
+/* A suspect: its rows run in steps of their own until it has drawn SK_SEQ_PROBATION tokens here (or ended), so that a
+ * crash is surely its own. Of several, one at a time. An urgent one: until its first token here, its rows do not share
+ * their steps with those that are not urgent. */
+enum { SK_SEQ_SUSPECT = 1, SK_SEQ_URGENT = 2, SK_SEQ_PROBATION = 4 };
 /* Then the list, int32 [n_list], then n_done int32 tokens generated already; each padded to 8 bytes. */
 struct sk_wire_seq {
     struct sk_frame frame;
     uint64_t job;
-    uint32_t choice, n_list, n_done, zero;
+    uint32_t choice, n_list, n_done, flags; /* SK_SEQ_SUSPECT, SK_SEQ_URGENT */
     struct sk_params params;
 };
 struct sk_wire_cancel {
@@ -104,13 +110,17 @@ struct sk_wire_entry {
     int32_t reason;     /* STOP_ID / EOS: the token id (which is not among the items); ERROR: SK_Exxx */
     uint32_t n_cached;  /* prompt tokens that came from the prefix cache */
     uint32_t n_preempt; /* times preempted so far */
+    /* What it has cost in this engine so far: its rows' share of each step's time, times the compute threads; blocks
+     * held (of all groups) times the wall time they were held. */
+    uint64_t cpu_us, blk_us;
 };
 /* Then n_entry entries: one frame a step, with what has ended otherwise since; a sequence without credit has its own.
  */
 struct sk_wire_tokens {
     struct sk_frame frame;
     uint64_t step;
-    uint32_t n_entry, zero;
+    uint32_t n_entry;
+    uint32_t n_waiting; /* sequences that wait in the engine after this step: preempted, or not admitted yet */
 };
 /* After steps, at most each 100 ms while busy, and with each BEAT. */
 struct sk_wire_stats {
@@ -119,6 +129,26 @@ struct sk_wire_stats {
     uint64_t steps, prompt_tok, decode_tok, preemptions, cache_query_tok, cache_hit_tok, busy_us;
     /* levels; blocks of all groups, cached ones are held by nobody and can be evicted */
     uint32_t running, waiting, blk_total, blk_free, blk_cached, zero;
+};
+/* Asks what the engine holds. Then n_tok int32, padded: how many of these tokens' positions would come from the prefix
+ * cache? Answered between steps by a VIEW with the same number. */
+struct sk_wire_peek {
+    struct sk_frame frame;
+    uint64_t number, salt;
+    uint32_t n_tok, zero;
+};
+enum sk_view_state { SK_VIEW_WAITING, SK_VIEW_RUNNING };
+struct sk_wire_view_seq {
+    uint64_t job; /* as in PROMPT */
+    uint32_t choice, state;
+    uint32_t n_prompt, n_tok, n_computed, n_cached, n_blk, n_preempt; /* n_blk: held, of all groups */
+};
+/* Then n_seq struct sk_wire_view_seq: every sequence that has not ended, running ones first. */
+struct sk_wire_view {
+    struct sk_frame frame;
+    uint64_t number;
+    uint32_t n_seq, n_cached; /* n_cached: of the tokens asked for */
+    struct sk_wire_stats stats;
 };
 /* The engine answers with the same number; `step` lets the daemon see progress. */
 struct sk_wire_beat {
@@ -135,12 +165,14 @@ int sk_wire_put_cancel(struct sk_buf *b, uint64_t job, uint32_t choice);
 int sk_wire_put_stats(struct sk_buf *b, const struct sk_wire_stats *s);
 int sk_wire_put_beat(struct sk_buf *b, uint64_t number, uint64_t step);
 int sk_wire_put_quit(struct sk_buf *b);
+int sk_wire_put_peek(struct sk_buf *b, uint64_t number, uint64_t salt, const int32_t *tok, uint32_t n_tok);
+int sk_wire_put_view(struct sk_buf *b, const struct sk_wire_view *v, const struct sk_wire_view_seq *seqs);
 /* TOKENS is written piece by piece: begin, then entries each followed by its items, then end; a frame of no
  * entries is taken out again. */
 void sk_wire_tokens_begin(struct sk_buf *b, size_t *ret_at, uint64_t step);
 void sk_wire_tokens_entry(struct sk_buf *b, const struct sk_wire_entry *e);
 void sk_wire_tokens_item(struct sk_buf *b, const struct sk_wire_item *it, const struct sk_wire_top *top);
-int sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry);
+int sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry, uint32_t n_waiting);
 
 /* Reading. check: a whole frame as it came, every count against the bytes that are there. 0 or -SK_EPROTO. The views
  * below are for a checked frame. */
@@ -148,6 +180,8 @@ int sk_wire_check(const struct sk_frame *f);
 const int32_t *sk_wire_prompt_tok(const struct sk_wire_prompt *p);
 const int32_t *sk_wire_seq_list(const struct sk_wire_seq *s);
 const int32_t *sk_wire_seq_done(const struct sk_wire_seq *s);
+const int32_t *sk_wire_peek_tok(const struct sk_wire_peek *p);
+const struct sk_wire_view_seq *sk_wire_view_seqs(const struct sk_wire_view *v);
 /* NULL: no (more) entries. */
 const struct sk_wire_entry *sk_wire_first(const struct sk_wire_tokens *t);
 const struct sk_wire_entry *sk_wire_next(const struct sk_wire_tokens *t, const struct sk_wire_entry *e);

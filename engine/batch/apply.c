@@ -4,6 +4,7 @@
 /* Last block first: so that of a text whose blocks are evicted, the end goes before its beginning. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
 {
+    sk_seq_count_held(q, l->now_us);
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {
         for (uint32_t i = q->n_blk; i-- > q->first[g];)
             sk_kvpool_put(l->pool, g, q->blk[g][i]);
@@ -39,6 +40,7 @@ static void admit(struct sk_loop *l, const struct sk_sched_admit *a)
         l->stats.cache_hit_tok += q->n_cached;
     }
     q->counted = true;
+    q->held_us = l->now_us;
     sk_seq_to(l->seqs, q, SK_SEQ_RUN);
 }
 
@@ -48,6 +50,7 @@ static void grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos)
     uint32_t n_blk = sk_kvpool_blocks(&l->conf.kv, n_pos);
     if (n_blk <= q->n_blk)
         return;
+    sk_seq_count_held(q, l->now_us);
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {
         int rc = sk_kvpool_take(l->pool, g, n_blk - q->n_blk, q->blk[g] + q->n_blk);
         sk_assert(rc == 0);
@@ -55,7 +58,7 @@ static void grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos)
     q->n_blk = n_blk;
 }
 
-static void put_open(struct sk_loop *l, struct sk_seq *q)
+void sk_apply_put_open(struct sk_buf *plan, const struct sk_seq *q)
 {
     struct sk_plan_open o = {.slot = q->slot,
                              .n_prompt = q->n_prompt,
@@ -63,8 +66,7 @@ static void put_open(struct sk_loop *l, struct sk_seq *q)
                              .choice = q->choice,
                              .n_list = q->n_list,
                              .params = q->params};
-    sk_plan_put_open(&l->plan, &o, q->list);
-    q->opened = true;
+    sk_plan_put_open(plan, &o, q->list);
 }
 
 /* What the ranks lack to run positions pos .. pos + n - 1: block numbers, and tokens up to the one after (its log-prob
@@ -101,11 +103,19 @@ int sk_apply_plan(struct sk_loop *l)
     /* All hits are taken before any block is: what one sequence takes must not evict what another was promised. */
     for (uint32_t i = 0; i < todo->n_admit; i++)
         admit(l, &todo->admit[i]);
-    for (uint32_t i = 0; i < todo->n_admit; i++)
-        put_open(l, todo->admit[i].seq);
+    for (uint32_t i = 0; i < todo->n_admit; i++) {
+        sk_apply_put_open(&l->plan, todo->admit[i].seq);
+        todo->admit[i].seq->opened = true;
+    }
     for (uint32_t i = 0; i < todo->n_run; i++) {
         grow(l, todo->run[i].seq, todo->run[i].pos + todo->run[i].n);
         put_needs(l, &todo->run[i]);
+    }
+    /* Who was admitted in a step of another kind: later it would come on top of what another step's plan may hold. */
+    for (uint32_t i = 0; i < todo->n_admit; i++) {
+        struct sk_seq *q = todo->admit[i].seq;
+        if (q->n_tok_sent == 0)
+            put_needs(l, &(struct sk_sched_run){.seq = q, .pos = q->n_computed});
     }
     for (uint32_t i = 0; i < todo->n_run; i++)
         sk_plan_put_run(&l->plan, todo->run[i].seq->slot, todo->run[i].pos, todo->run[i].n, todo->run[i].want);

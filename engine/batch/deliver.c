@@ -3,8 +3,12 @@
 
 static struct sk_wire_entry entry_of(const struct sk_seq *q)
 {
-    return (struct sk_wire_entry){
-        .job = q->job->id, .choice = q->choice, .n_cached = q->n_cached, .n_preempt = q->n_preempt};
+    return (struct sk_wire_entry){.job = q->job->id,
+                                  .choice = q->choice,
+                                  .n_cached = q->n_cached,
+                                  .n_preempt = q->n_preempt,
+                                  .cpu_us = q->cpu_us,
+                                  .blk_us = q->blk_us};
 }
 
 static void put_item(struct sk_buf *out, const struct sk_result_row *row, uint16_t flags)
@@ -74,6 +78,10 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
         if (!row_ok(l, &rows[i]))
             return -SK_EINTERNAL;
 
+    q->cpu_us += l->step_cpu_us * r->n / l->todo.n_row;
+    sk_seq_count_held(q, l->now_us);
+    q->probation -= sample && q->probation > 0;
+    q->urgent = q->urgent && !sample;
     q->n_computed = r->pos + r->n;
     if (r->want & SK_RUN_PROMPT_LOGPROBS)
         q->n_scored = q->n_computed;

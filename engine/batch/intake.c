@@ -1,6 +1,7 @@
 /* Frames of the daemon -> jobs and sequences. */
 #include <string.h>
 
+#include "comm/base/clock.h"
 #include "comm/base/mem.h"
 #include "engine/batch/loop.h"
 
@@ -99,7 +100,7 @@ static void refuse_at_once(struct sk_loop *l, struct sk_seq_job *j, uint32_t cho
     size_t at;
     sk_wire_tokens_begin(out, &at, l->step);
     sk_wire_tokens_entry(out, &e);
-    sk_wire_tokens_end(out, at, 1);
+    sk_wire_tokens_end(out, at, 1, l->seqs->wait.n);
     j->n_arrived++;
 }
 
@@ -117,6 +118,8 @@ static int take_seq(struct sk_loop *l, const struct sk_wire_seq *s, struct sk_bu
     }
     uint32_t max_len = l->conf.max_len;
     q->params = s->params;
+    q->urgent = s->flags & SK_SEQ_URGENT;
+    q->probation = s->flags & SK_SEQ_SUSPECT ? SK_SEQ_PROBATION : 0;
     q->n_prompt = q->n_tok = j->n_prompt;
     q->max_gen = q->n_prompt >= max_len ? 0 : max_len - q->n_prompt;
     if (q->params.max_tokens < q->max_gen)
@@ -162,10 +165,8 @@ static void take_beat(struct sk_loop *l, const struct sk_wire_beat *b, struct sk
     sk_wire_put_stats(out, &s);
 }
 
-int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err)
+static int take_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err)
 {
-    if (!l->greeted && f->kind != SK_FRAME_HELLO && f->kind != SK_FRAME_QUIT)
-        return sk_err_set(err, SK_EPROTO, NULL, "the daemon sent a frame of kind %u before HELLO", f->kind);
     switch (f->kind) {
     case SK_FRAME_HELLO:
         return take_hello(l, (const void *)f, err);
@@ -179,6 +180,9 @@ int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *ou
     case SK_FRAME_BEAT:
         take_beat(l, (const void *)f, out);
         return 0;
+    case SK_FRAME_PEEK:
+        sk_view_put(l, (const void *)f, out);
+        return 0;
     case SK_FRAME_QUIT:
         l->quit = true;
         return 0;
@@ -186,4 +190,31 @@ int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *ou
         return sk_err_set(err, SK_EPROTO, NULL, "the daemon sent a frame of kind %u, which only an engine sends",
                           f->kind);
     }
+}
+
+/* A frame of a job has that job alone on board. */
+static void take_seat(struct sk_loop *l, const struct sk_frame *f)
+{
+    const struct sk_wire_prompt *p = (const void *)f;
+    const struct sk_wire_seq *s = (const void *)f;
+    const struct sk_wire_cancel *c = (const void *)f;
+    sk_board_begin(l->conf.board, l->step, false);
+    if (f->kind == SK_FRAME_PROMPT)
+        sk_board_add(l->conf.board, p->job, SK_WIRE_ALL);
+    else if (f->kind == SK_FRAME_SEQ)
+        sk_board_add(l->conf.board, s->job, s->choice);
+    else if (f->kind == SK_FRAME_CANCEL)
+        sk_board_add(l->conf.board, c->job, c->choice);
+}
+
+int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err)
+{
+    if (!l->greeted && f->kind != SK_FRAME_HELLO && f->kind != SK_FRAME_QUIT)
+        return sk_err_set(err, SK_EPROTO, NULL, "the daemon sent a frame of kind %u before HELLO", f->kind);
+    l->now_us = sk_clock_us();
+    take_seat(l, f);
+    int rc = take_frame(l, f, out, err);
+    if (!rc)
+        sk_board_end(l->conf.board);
+    return rc;
 }

@@ -6,6 +6,7 @@
 
 #include "comm/base/clock.h"
 #include "comm/base/mem.h"
+#include "engine/batch/flight.h"
 
 enum {
     MAX_OPEN_WORD = 1 << 18, /* see struct sk_sched_conf */
@@ -41,8 +42,9 @@ static int open_memory(struct sk_loop *l)
     l->table = sk_calloc((size_t)c->max_seqs * c->kv.n_group * l->max_blk, sizeof *l->table);
     l->slot_free = sk_calloc(c->max_seqs, sizeof *l->slot_free);
     l->slot_close = sk_calloc(c->max_seqs, sizeof *l->slot_close);
+    l->view = sk_calloc(sk_loop_credit(l), sizeof *l->view);
     sk_buf_init(&l->plan, max_plan(c));
-    if (!l->table || !l->slot_free || !l->slot_close)
+    if (!l->table || !l->slot_free || !l->slot_close || !l->view)
         return -SK_ENOMEM;
     for (uint32_t i = 0; i < c->max_seqs; i++)
         l->slot_free[l->n_slot_free++] = c->max_seqs - 1 - i;
@@ -79,6 +81,7 @@ void sk_loop_close(struct sk_loop *l)
     sk_free(l->table);
     sk_free(l->slot_free);
     sk_free(l->slot_close);
+    sk_free(l->view);
     sk_free(l);
 }
 
@@ -86,8 +89,9 @@ size_t sk_loop_max_out(const struct sk_loop *l)
 {
     size_t item = sizeof(struct sk_wire_item) + SK_MAX_TOP * sizeof(struct sk_wire_top);
     size_t entries = (size_t)l->conf.max_seqs + SK_LOOP_MAX_ENDED;
+    size_t view = sizeof(struct sk_wire_view) + sk_loop_credit(l) * sizeof(struct sk_wire_view_seq);
     return sizeof(struct sk_wire_tokens) + entries * sizeof(struct sk_wire_entry) + l->conf.max_row * item +
-           2 * (sizeof(struct sk_wire_stats) + sizeof(struct sk_wire_beat));
+           2 * (sizeof(struct sk_wire_stats) + sizeof(struct sk_wire_beat)) + view;
 }
 
 uint32_t sk_loop_credit(const struct sk_loop *l)
@@ -110,32 +114,69 @@ static int run_model(struct sk_loop *l, const struct sk_result_row **ret_rows, u
     return rc;
 }
 
-/* The recording has the plan before it runs: what a crash was about can be read from its end. */
-static int step_model(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry, struct sk_err *err)
+/* While it is decided what runs: whom a crash would be of cannot be known, but that it is of one of these. */
+static void seat_all(struct sk_loop *l)
 {
-    const struct sk_result_row *rows = NULL;
-    uint32_t n = 0;
+    const struct sk_seq_list *const lists[] = {&l->seqs->run, &l->seqs->wait};
+    sk_board_begin(l->conf.board, l->step, false);
+    for (int i = 0; i < 2; i++)
+        for (const struct sk_seq *q = lists[i]->first; q; q = q->next)
+            sk_board_add(l->conf.board, q->job->id, q->choice);
+}
+
+static void seat_plan(struct sk_loop *l)
+{
+    sk_board_begin(l->conf.board, l->step, true);
+    for (uint32_t i = 0; i < l->todo.n_run; i++)
+        sk_board_add(l->conf.board, l->todo.run[i].seq->job->id, l->todo.run[i].seq->choice);
+}
+
+/* Recordings have the plan before it runs: what a crash was about can be read from their end. */
+static int plan_step(struct sk_loop *l, struct sk_err *err)
+{
+    if (l->conf.flight)
+        sk_flight_prepare(l->conf.flight, l);
     int rc = sk_apply_plan(l);
     if (rc)
         return sk_err_set(err, -rc, NULL, "step %llu: the plan could not be written", (unsigned long long)l->step);
     if (l->conf.record)
         sk_record_plan(l->conf.record, l->plan.p, l->plan.n);
-    rc = run_model(l, &rows, &n, err);
+    if (l->conf.flight)
+        sk_flight_plan(l->conf.flight, l);
+    return 0;
+}
+
+/* An error leaves the seats as they are: it ends the engine, and may be of those on board. */
+static int step_model(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry, struct sk_err *err)
+{
+    const struct sk_result_row *rows = NULL;
+    uint32_t n = 0;
+    seat_plan(l);
+    int rc = plan_step(l, err);
+    if (!rc)
+        rc = run_model(l, &rows, &n, err);
     if (rc)
         return rc;
     if (l->conf.record)
         sk_record_rows(l->conf.record, rows, n);
+    if (l->conf.flight)
+        sk_flight_rows(l->conf.flight, rows, n);
+    uint64_t t0 = l->now_us;
+    l->now_us = sk_clock_us();
+    l->step_cpu_us = (l->now_us - t0) * l->conf.n_thread;
     rc = sk_deliver_rows(l, rows, n, out, n_entry);
     if (rc)
         return sk_err_set(err, -rc, NULL, "step %llu: the backend gave rows that cannot be",
                           (unsigned long long)l->step);
+    l->seqs->last_step[l->todo.kind] = l->step;
     return 0;
 }
 
 int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err)
 {
-    uint64_t t0 = sk_clock_us();
     struct sk_sched_out *todo = &l->todo;
+    uint64_t t0 = l->now_us = sk_clock_us();
+    seat_all(l);
     sk_sched_next(&l->sched, l->seqs, l->pool, todo);
     /* A state that nothing can move would be stepped for ever. */
     sk_assert(todo->n_row > 0 || todo->n_preempt > 0 || l->seqs->ended.n > 0 || !sk_loop_busy(l));
@@ -156,10 +197,12 @@ int sk_loop_step(struct sk_loop *l, struct sk_buf *out, struct sk_err *err)
     if (todo->n_row > 0)
         rc = step_model(l, out, &n_entry, err);
     if (!rc) {
-        rc = sk_wire_tokens_end(out, at, n_entry);
+        rc = sk_wire_tokens_end(out, at, n_entry, l->seqs->wait.n);
         if (rc)
             sk_err_set(err, -rc, NULL, "a TOKENS frame did not fit its buffer of %zu bytes", out->max);
     }
+    if (!rc)
+        sk_board_end(l->conf.board);
     l->stats.busy_us += sk_clock_us() - t0;
     return rc;
 }

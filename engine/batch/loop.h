@@ -6,6 +6,9 @@
  *   model      plan -> result rows
  *   deliver.c  rows -> tokens, blocks into the prefix tree, the TOKENS frame
  *
+ * Beside it: view.c tells the daemon what is there; record.c and flight.c keep the plans; who is on board stands on the
+ * daemon's board while anything is done for them.
+ *
  * Owner: leader control thread. All memory of a step is taken at open; a PROMPT or SEQ takes what it carries, and a
  * step takes nothing. */
 #ifndef SK_LOOP_H
@@ -13,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "comm/base/buf.h"
+#include "comm/wire/board.h"
 #include "comm/wire/chan.h"
 #include "comm/wire/wire.h"
 #include "engine/batch/kvpool.h"
@@ -20,6 +24,8 @@
 #include "engine/batch/sched.h"
 #include "engine/batch/seq.h"
 #include "engine/model/step.h"
+
+struct sk_flight;
 
 enum { SK_LOOP_MAX_ENDED = 1024 }; /* entries of one frame for sequences that ended outside of a step */
 
@@ -31,7 +37,10 @@ struct sk_loop_conf {
     int32_t eos[SK_DIR_MAX_EOS];
     char digest[40];          /* a daemon that says another one is refused; "" = any */
     struct sk_rank *rank;     /* borrowed, with at least max_seqs slots and max_row rows and result rows */
+    uint32_t n_thread;        /* that compute, for the bill */
     struct sk_record *record; /* borrowed; NULL = none */
+    struct sk_board *board;   /* likewise */
+    struct sk_flight *flight; /* likewise; its board is that board */
 };
 
 struct sk_loop {
@@ -47,8 +56,11 @@ struct sk_loop {
     uint32_t n_slot_free, n_slot_close;
     uint64_t step; /* plans so far */
     bool greeted, quit;
-    struct sk_wire_stats stats; /* counters; the levels are filled in when it is sent */
-    uint64_t stats_us;          /* when it was sent last */
+    uint64_t now_us;               /* when the frame or step at hand began, and when its model was done */
+    uint64_t step_cpu_us;          /* of the last step: its time, times the threads */
+    struct sk_wire_view_seq *view; /* [sk_loop_credit] */
+    struct sk_wire_stats stats;    /* counters; the levels are filled in when it is sent */
+    uint64_t stats_us;             /* when it was sent last */
 };
 
 int sk_loop_open(const struct sk_loop_conf *conf, struct sk_loop **ret, struct sk_err *err);
@@ -75,6 +87,8 @@ int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err);
 
 /* Gives up slot and blocks of a running sequence: what it has computed stays in the prefix tree only. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q);
+/* The record that makes a slot the sequence's. */
+void sk_apply_put_open(struct sk_buf *plan, const struct sk_seq *q);
 /* Carries the decisions out and writes the plan of step l->step. */
 int sk_apply_plan(struct sk_loop *l);
 /* Takes the step's rows; adds to *n_entry the entries that it writes into the TOKENS frame. -SK_EINTERNAL: a row that
@@ -83,5 +97,7 @@ int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_
                     uint32_t *n_entry);
 /* Last entries of sequences that ended outside of a step, up to SK_LOOP_MAX_ENDED; frees those. */
 void sk_deliver_ended(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry);
+/* The answer to a PEEK. */
+void sk_view_put(struct sk_loop *l, const struct sk_wire_peek *p, struct sk_buf *out);
 
 #endif

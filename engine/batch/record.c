@@ -17,14 +17,20 @@ struct rec_head {
     uint32_t kind, bytes;
 };
 
+enum sink { SINK_NONE, SINK_FILE, SINK_MEMORY };
+
 struct sk_record {
-    int fd; /* -1: ended by an error */
+    enum sink sink; /* NONE: ended by an error, or not begun */
+    int fd;
+    char *p; /* memory: where it is, how much there is, how much is used */
+    size_t room, n;
+    struct sk_record_head head;
     struct sk_buf buf;
 };
 
 /* ---- writing ---- */
 
-static int write_all(int fd, const void *p, size_t n)
+static int write_file(int fd, const void *p, size_t n)
 {
     while (n > 0) {
         ssize_t w = write(fd, p, n);
@@ -38,17 +44,47 @@ static int write_all(int fd, const void *p, size_t n)
     return 0;
 }
 
+static int write_memory(struct sk_record *r, const void *p, size_t n)
+{
+    if (n > r->room - r->n) {
+        errno = ENOSPC;
+        return -SK_EIO;
+    }
+    memcpy(r->p + r->n, p, n);
+    r->n += n;
+    return 0;
+}
+
+static int write_all(struct sk_record *r, const void *p, size_t n)
+{
+    if (n == 0)
+        return 0;
+    return r->sink == SINK_FILE ? write_file(r->fd, p, n) : write_memory(r, p, n);
+}
+
 static void put(struct sk_record *r, uint32_t kind, const void *p, size_t n)
 {
     static const char zeros[8];
     struct rec_head h = {.kind = kind, .bytes = (uint32_t)n};
-    if (r->fd < 0)
+    size_t before = r->n;
+    if (r->sink == SINK_NONE)
         return;
-    if (write_all(r->fd, &h, sizeof h) || write_all(r->fd, p, n) || write_all(r->fd, zeros, -n & 7)) {
+    if (write_all(r, &h, sizeof h) || write_all(r, p, n) || write_all(r, zeros, -n & 7)) {
         sk_log(SK_LOG_ERROR, "recording ended: %s", strerror(errno));
-        close(r->fd);
-        r->fd = -1;
+        r->sink = SINK_NONE;
+        r->n = before;
     }
+}
+
+size_t sk_record_rows_bytes(uint32_t n_result)
+{
+    size_t n = n_result * sizeof(struct sk_result_row);
+    return sizeof(struct rec_head) + ((n + 7) & ~(size_t)7);
+}
+
+size_t sk_record_size(const struct sk_record *r)
+{
+    return r->n;
 }
 
 /* A row without the unused part of its top: 4-byte words, the same for writing and for comparing. */
@@ -69,35 +105,52 @@ static int put_rows(struct sk_buf *b, const struct sk_result_row *rows, uint32_t
     return b->failed;
 }
 
-int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret,
-                   struct sk_err *err)
+int sk_record_new(const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret, struct sk_err *err)
 {
-    int rc = 0;
-    struct sk_record_head h = *head;
-    memcpy(h.magic, SK_RECORD_MAGIC, sizeof h.magic);
-    h.version = SK_RECORD_VERSION;
     struct sk_record *r = sk_calloc(1, sizeof *r);
     if (!r)
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for a recording");
+    r->fd = -1;
+    r->head = *head;
+    memcpy(r->head.magic, SK_RECORD_MAGIC, sizeof r->head.magic);
+    r->head.version = SK_RECORD_VERSION;
     sk_buf_init(&r->buf, (size_t)max_result * sizeof(struct sk_result_row));
-    r->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (r->fd < 0) {
-        rc = sk_err_errno(err, SK_EIO, "record", "cannot create %s", path);
-        goto out;
-    }
     if (sk_buf_reserve(&r->buf, r->buf.max)) {
-        rc = sk_err_set(err, SK_ENOMEM, NULL, "no memory for a recording");
-        goto out;
-    }
-    if (write_all(r->fd, &h, sizeof h)) {
-        rc = sk_err_errno(err, SK_EIO, "record", "cannot write %s", path);
-        goto out;
+        sk_record_close(r);
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for a recording");
     }
     *ret = r;
-    r = NULL;
-out:
-    sk_record_close(r);
+    return 0;
+}
+
+int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret,
+                   struct sk_err *err)
+{
+    struct sk_record *r;
+    int rc = sk_record_new(head, max_result, &r, err);
+    if (rc)
+        return rc;
+    r->sink = SINK_FILE;
+    r->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (r->fd < 0)
+        rc = sk_err_errno(err, SK_EIO, "record", "cannot create %s", path);
+    else if (write_all(r, &r->head, sizeof r->head))
+        rc = sk_err_errno(err, SK_EIO, "record", "cannot write %s", path);
+    if (rc)
+        sk_record_close(r);
+    else
+        *ret = r;
     return rc;
+}
+
+void sk_record_begin(struct sk_record *r, char *p, size_t room)
+{
+    r->sink = SINK_MEMORY;
+    r->p = p;
+    r->room = room;
+    r->n = 0;
+    if (write_all(r, &r->head, sizeof r->head))
+        r->sink = SINK_NONE;
 }
 
 void sk_record_plan(struct sk_record *r, const void *plan, size_t n)

@@ -1,5 +1,5 @@
-/* A recording of an engine: every plan and every result row, and what a replay needs to open the same ranks.
- * Little-endian:
+/* A recording of an engine: plans and their result rows, and what a replay needs to open the same ranks. All of them in
+ * a file (--record), or the last ones in memory (flight.h). Little-endian:
  *
  *   struct sk_record_head, then records { uint32 kind, uint32 bytes } + body, bodies padded to 8:
  *   PLAN  the plan's bytes          ROWS  per row: id, logprob, rank, n_top, then n_top (id, logprob): 4 bytes each
@@ -30,7 +30,15 @@ struct sk_record;
 /* Creates the file (replacing one that is there). magic and version of `head` are filled in. -SK_EIO, -SK_ENOMEM. */
 int sk_record_open(const char *path, const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret,
                    struct sk_err *err);
-/* A write that fails ends the recording with one line in the log; the engine goes on. */
+/* One into memory, to which sk_record_begin gives a place. -SK_ENOMEM. */
+int sk_record_new(const struct sk_record_head *head, uint32_t max_result, struct sk_record **ret, struct sk_err *err);
+/* A recording begins at p: its head is written. */
+void sk_record_begin(struct sk_record *r, char *p, size_t room);
+size_t sk_record_size(const struct sk_record *r); /* bytes written in memory: whole records, after the head */
+/* Bytes that the record of n_result rows takes at most. */
+size_t sk_record_rows_bytes(uint32_t n_result);
+/* A write that fails, or memory that does not suffice, ends the recording with one line in the log; the engine goes on.
+ */
 void sk_record_plan(struct sk_record *r, const void *plan, size_t n);
 void sk_record_rows(struct sk_record *r, const struct sk_result_row *rows, uint32_t n);
 void sk_record_close(struct sk_record *r);

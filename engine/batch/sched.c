@@ -21,6 +21,8 @@ struct sched {
     const struct sk_sched_conf *conf;
     const struct sk_kvpool *pool;
     struct sk_sched_out *out;
+    const struct sk_seq *suspect; /* whose turn it is, or comes: the first one; NULL = there is none */
+    enum sk_seq_kind kind;        /* whose step this is */
     uint32_t n_cand;
     uint32_t left;                 /* rows of the budget */
     uint32_t avail[SK_MAX_GROUPS]; /* blocks that can still be taken */
@@ -84,6 +86,12 @@ static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_
     *c = (struct sk_sched_cand){.seq = q, .n_computed = n_computed, .n_blk = n_blk};
     memcpy(c->first, first, sizeof c->first);
     return c;
+}
+
+/* Has it rows in this step? */
+static bool takes_part(const struct sched *s, const struct sk_seq *q)
+{
+    return s->kind == SK_SEQ_KIND_SUSPECT ? q == s->suspect : sk_seq_kind(q) == s->kind;
 }
 
 /* ---- runs ---- */
@@ -165,7 +173,7 @@ static void give_running(struct sched *s, bool decode)
 {
     for (uint32_t i = 0; i < s->n_cand; i++) {
         struct sk_sched_cand *c = &s->out->cand[i];
-        if (c->out || is_decode(c->seq) != decode)
+        if (c->out || !takes_part(s, c->seq) || is_decode(c->seq) != decode)
             continue;
         while (s->left > 0 && block_room(s, c) == 0 && preempt_younger(s, i))
             ;
@@ -224,13 +232,15 @@ static uint32_t common_prefix(const struct sk_seq *a, const struct sk_seq *b, ui
     return n;
 }
 
-/* Is a sequence at hand computing at least half of what q would have to? Then q had better wait for those blocks. */
+/* Is a sequence at hand computing at least half of what q would have to? Then q had better wait for those blocks; but
+ * for nothing of a suspect's, which may come to nothing. */
 static bool is_coming(const struct sched *s, const struct sk_seq *q, const struct sk_kv_hit *hit)
 {
     uint32_t bt = s->pool->conf.block_tok, have = hit->n_blk * bt;
     for (uint32_t i = 0; i < s->n_cand; i++) {
         const struct sk_sched_cand *c = &s->out->cand[i];
-        if (c->seq->n_prompt / bt * bt <= c->n_computed || c->seq->params.salt != q->params.salt)
+        if (c->seq->n_prompt / bt * bt <= c->n_computed || c->seq->params.salt != q->params.salt ||
+            sk_seq_is_suspect(c->seq))
             continue;
         uint32_t max = min_u32(min_u32(c->seq->n_prompt, q->n_prompt), q->n_tok - 1);
         uint32_t n = common_prefix(c->seq, q, max) / bt * bt;
@@ -240,6 +250,23 @@ static bool is_coming(const struct sched *s, const struct sk_seq *q, const struc
     return false;
 }
 
+static struct sk_kv_hit find_hit(const struct sched *s, const struct sk_seq *q)
+{
+    struct sk_kv_hit hit = {.node = SK_KV_NONE};
+    if (sk_seq_reads_cache(q)) {
+        struct sk_kv_text text = sk_seq_text(q);
+        hit = sk_kvpool_find(s->pool, &text, (q->n_tok - 1) / s->pool->conf.block_tok);
+    }
+    return hit;
+}
+
+/* In its own step the suspect alone is looked at; in the others' all but those suspects whose turn it is not yet. */
+static bool is_next_in_line(const struct sched *s, const struct sk_seq *q)
+{
+    return sk_seq_is_suspect(q) ? q == s->suspect : s->kind != SK_SEQ_KIND_SUSPECT;
+}
+
+/* Urgent and ordinary ones are admitted in each other's steps too, without rows: so none overtakes another. */
 static void admit_waiting(struct sched *s, const struct sk_seqs *seqs)
 {
     struct sk_sched_out *out = s->out;
@@ -247,24 +274,27 @@ static void admit_waiting(struct sched *s, const struct sk_seqs *seqs)
     for (struct sk_seq *q = seqs->wait.first; q; q = q->next) {
         if (s->left == 0 || s->n_cand == out->cap || n_passed == out->cap)
             return;
-        struct sk_kv_hit hit = {.node = SK_KV_NONE};
-        if (sk_seq_reads_cache(q)) {
-            struct sk_kv_text text = sk_seq_text(q);
-            hit = sk_kvpool_find(s->pool, &text, (q->n_tok - 1) / s->pool->conf.block_tok);
-            if (is_coming(s, q, &hit)) {
-                n_passed++;
-                continue;
-            }
+        if (!is_next_in_line(s, q))
+            continue;
+        bool now = sk_seq_is_suspect(q) == (s->kind == SK_SEQ_KIND_SUSPECT);
+        struct sk_kv_hit hit = find_hit(s, q);
+        if (now && sk_seq_reads_cache(q) && is_coming(s, q, &hit)) {
+            n_passed++;
+            continue;
         }
-        word += q->n_tok + q->n_list;
+        word += now ? q->n_tok + q->n_list : 0;
         if (out->n_admit > 0 && word > s->conf->max_open_word)
             return;
         if (!room_for(s, q, &hit))
-            return; /* in order: what comes later must not overtake it for ever */
+            return; /* in order: what comes later must not overtake it for ever, nor the suspect, whose turn comes */
+        if (!now)
+            continue;
         for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
             s->avail[g] -= hit.n_idle[g];
         out->admit[out->n_admit++] = (struct sk_sched_admit){.seq = q, .hit = hit};
-        grant(s, add_cand(s, q, hit.n_blk * s->pool->conf.block_tok, hit.n_blk, hit.first));
+        struct sk_sched_cand *c = add_cand(s, q, hit.n_blk * s->pool->conf.block_tok, hit.n_blk, hit.first);
+        if (takes_part(s, q))
+            grant(s, c);
     }
 }
 
@@ -282,20 +312,76 @@ static void put_runs(struct sched *s, bool prompt)
     }
 }
 
+/* Another urgent sequence may come while this step runs. */
+static bool is_short(const struct sched *s, const struct sk_seqs *seqs)
+{
+    const uint64_t *last = seqs->last_step;
+    uint64_t urgent = last[SK_SEQ_KIND_URGENT], now = urgent;
+    for (int k = 0; k < SK_SEQ_KIND_COUNT; k++)
+        now = last[k] > now ? last[k] : now;
+    return s->kind != SK_SEQ_KIND_URGENT && urgent > 0 && now - urgent < SK_SCHED_LATELY;
+}
+
+static void plan(struct sched *s, const struct sk_seqs *seqs)
+{
+    struct sk_sched_out *out = s->out;
+    out->n_preempt = out->n_admit = out->n_run = out->n_row = out->n_result = 0;
+    out->kind = s->kind;
+    s->left = s->conf->max_row;
+    s->n_cand = 0;
+    for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
+        s->avail[g] = sk_kvpool_avail(s->pool, g);
+    for (struct sk_seq *q = seqs->run.first; q; q = q->next)
+        add_cand(s, q, q->n_computed, q->n_blk, q->first);
+
+    give_running(s, true);
+    if (is_short(s, seqs))
+        s->left = min_u32(s->left, s->conf->max_row / SK_SCHED_SHORT_PART);
+    give_running(s, false);
+    if (out->n_preempt == 0)
+        admit_waiting(s, seqs);
+    put_runs(s, true);
+    put_runs(s, false);
+}
+
+/* Which kinds are there, and which suspect: the one that runs, else the first that waits; no other is admitted before
+ * it is done. */
+static void survey(struct sched *s, const struct sk_seqs *seqs, bool *ret_is_there)
+{
+    const struct sk_seq_list *const lists[] = {&seqs->run, &seqs->wait};
+    for (int i = 0; i < 2; i++)
+        for (const struct sk_seq *q = lists[i]->first; q; q = q->next) {
+            ret_is_there[sk_seq_kind(q)] = true;
+            if (!s->suspect && sk_seq_is_suspect(q))
+                s->suspect = q;
+        }
+}
+
+/* The kinds, whose last step is longest ago first. */
+static void sort_turns(const struct sk_seqs *seqs, enum sk_seq_kind *ret)
+{
+    for (int k = 0; k < SK_SEQ_KIND_COUNT; k++) {
+        int i = k;
+        for (; i > 0 && seqs->last_step[ret[i - 1]] > seqs->last_step[k]; i--)
+            ret[i] = ret[i - 1];
+        ret[i] = (enum sk_seq_kind)k;
+    }
+}
+
 void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool,
                    struct sk_sched_out *ret)
 {
-    struct sched s = {.conf = conf, .pool = pool, .out = ret, .left = conf->max_row};
-    ret->n_preempt = ret->n_admit = ret->n_run = ret->n_row = ret->n_result = 0;
-    for (uint32_t g = 0; g < pool->conf.n_group; g++)
-        s.avail[g] = sk_kvpool_avail(pool, g);
-    for (struct sk_seq *q = seqs->run.first; q; q = q->next)
-        add_cand(&s, q, q->n_computed, q->n_blk, q->first);
-
-    give_running(&s, true);
-    give_running(&s, false);
-    if (ret->n_preempt == 0)
-        admit_waiting(&s, seqs);
-    put_runs(&s, true);
-    put_runs(&s, false);
+    struct sched s = {.conf = conf, .pool = pool, .out = ret};
+    enum sk_seq_kind turn[SK_SEQ_KIND_COUNT];
+    bool is_there[SK_SEQ_KIND_COUNT] = {[SK_SEQ_KIND_ORDINARY] = true}; /* or nobody: *ret is set all the same */
+    survey(&s, seqs, is_there);
+    sort_turns(seqs, turn);
+    for (int i = 0; i < SK_SEQ_KIND_COUNT; i++) {
+        s.kind = turn[i];
+        if (!is_there[s.kind])
+            continue;
+        plan(&s, seqs);
+        if (ret->n_row > 0 || ret->n_preempt > 0)
+            return;
+    }
 }

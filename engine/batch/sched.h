@@ -7,6 +7,17 @@
  * preempted (its blocks are given up, it is computed again later). The oldest is never preempted and can always go on,
  * so everything ends.
  *
+ * The rows of a step are of one kind. Those of urgent sequences (SK_SEQ_URGENT of comm/wire/wire.h) run together, up to
+ * their first tokens; a suspect's (SK_SEQ_SUSPECT) alone, of several suspects' one at a time: the first one's, until it
+ * has passed its probation; the others wait and are not admitted. The kinds take turns: whose last step is longest ago
+ * comes first, a kind that can do nothing is passed over. So none starves another, and what is between two steps of one
+ * is at most one of each other. Only the rows are apart: in blocks and in age all are alike, preempt and are preempted,
+ * and are admitted in one order; but a suspect is admitted in its own step, and the others' admit none that would take
+ * the room for which it waits. The oldest of all still goes on in one of any three steps.
+ *
+ * An urgent sequence that comes waits for the step at hand. So when one came lately, steps of the others are kept
+ * short: chunks get a part of the budget only.
+ *
  * Iteration-level scheduling: Orca (Yu et al., OSDI 2022); chunked prefill beside decode: Sarathi-Serve (Agrawal et
  * al., OSDI 2024). */
 #ifndef SK_SCHED_H
@@ -15,6 +26,11 @@
 #include <stdint.h>
 #include "engine/batch/kvpool.h"
 #include "engine/batch/seq.h"
+
+enum {
+    SK_SCHED_LATELY = 256,   /* steps for which others are kept short after an urgent one */
+    SK_SCHED_SHORT_PART = 4, /* of the row budget, for chunks: a quarter */
+};
 
 struct sk_sched_conf {
     uint32_t max_seqs;      /* that run at once, <= max_row */
@@ -40,7 +56,8 @@ struct sk_sched_out {
     struct sk_sched_admit *admit;
     struct sk_sched_run *run; /* prompt class before decode class */
     uint32_t n_preempt, n_admit, n_run, n_row, n_result;
-    uint32_t cap; /* entries of each array */
+    enum sk_seq_kind kind; /* whose step it is */
+    uint32_t cap;          /* entries of each array */
     struct sk_sched_cand *cand;
 };
 int sk_sched_open(const struct sk_sched_conf *conf, struct sk_sched_out *ret); /* -SK_ENOMEM */

@@ -14,6 +14,8 @@
 #include "engine/batch/kvpool.h"
 
 enum sk_seq_state { SK_SEQ_FREE, SK_SEQ_WAIT, SK_SEQ_RUN, SK_SEQ_ENDED };
+/* Each kind has steps of its own (sched.h). */
+enum sk_seq_kind { SK_SEQ_KIND_URGENT, SK_SEQ_KIND_ORDINARY, SK_SEQ_KIND_SUSPECT, SK_SEQ_KIND_COUNT };
 
 struct sk_seq_list {
     struct sk_seq *first, *last;
@@ -44,7 +46,10 @@ struct sk_seq {
     uint32_t n_computed; /* positions whose keys and values are in the cache */
     uint32_t n_scored;   /* prompt log-probs delivered, always of the first positions */
     uint32_t n_cached, n_preempt;
-    bool counted; /* the prefix cache's statistics know it */
+    bool counted;            /* the prefix cache's statistics know it */
+    bool urgent;             /* until it has drawn a token */
+    uint32_t probation;      /* tokens that it must still draw alone: > 0 makes it a suspect */
+    uint64_t cpu_us, blk_us; /* as in struct sk_wire_entry; blk_us up to held_us */
 
     /* RUN only */
     uint32_t slot;
@@ -53,7 +58,8 @@ struct sk_seq {
     uint32_t first[SK_MAX_GROUPS]; /* entries before it are not held */
     int32_t node;                  /* its block n_entered - 1 in the tree, pinned */
     uint32_t n_entered;
-    bool opened; /* what the ranks know of it */
+    uint64_t held_us; /* blk_us counts up to here */
+    bool opened;      /* what the ranks know of it */
     uint32_t n_tok_sent, n_blk_sent, drop_sent[SK_MAX_GROUPS];
 
     /* ENDED only */
@@ -68,6 +74,7 @@ struct sk_seqs {
     uint32_t max_seq, n_bucket;
     uint64_t last_id;
     struct sk_seq_list free, wait, run, ended; /* wait and run in the order of sk_seq_before */
+    uint64_t last_step[SK_SEQ_KIND_COUNT];     /* of each kind; 0 = none yet */
 };
 
 int sk_seqs_open(uint32_t max_seq, struct sk_seqs **ret); /* -SK_ENOMEM */
@@ -101,6 +108,29 @@ static inline bool sk_seq_scores(const struct sk_seq *q)
 static inline bool sk_seq_reads_cache(const struct sk_seq *q)
 {
     return !(q->params.flags & SK_PARAMS_NO_CACHE) && !sk_seq_scores(q);
+}
+static inline bool sk_seq_is_suspect(const struct sk_seq *q)
+{
+    return q->probation > 0;
+}
+static inline enum sk_seq_kind sk_seq_kind(const struct sk_seq *q)
+{
+    if (sk_seq_is_suspect(q))
+        return SK_SEQ_KIND_SUSPECT;
+    return q->urgent ? SK_SEQ_KIND_URGENT : SK_SEQ_KIND_ORDINARY;
+}
+static inline uint32_t sk_seq_n_held(const struct sk_seq *q) /* blocks, of all groups; 0 unless RUN */
+{
+    uint32_t n = 0;
+    for (uint32_t g = 0; g < SK_MAX_GROUPS && q->blk[g]; g++)
+        n += q->n_blk - q->first[g];
+    return n;
+}
+/* Before the blocks that it holds change, and before blk_us is told. */
+static inline void sk_seq_count_held(struct sk_seq *q, uint64_t now_us)
+{
+    q->blk_us += sk_seq_n_held(q) * (now_us - q->held_us);
+    q->held_us = now_us;
 }
 static inline struct sk_kv_text sk_seq_text(const struct sk_seq *q)
 {

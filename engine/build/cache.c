@@ -11,43 +11,6 @@
 #include "engine/build/outdir.h"
 #include "engine/build/safetensors.h"
 
-enum { MAX_DIR = 900 }; /* bytes of the cache's path, so that what is under it fits into an outdir's */
-
-int sk_cache_dir(const char *option, char *ret, size_t n, struct sk_err *err)
-{
-    const char *systemd = getenv("CACHE_DIRECTORY"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int len;
-
-    if (option[0])
-        len = snprintf(ret, n, "%s", option);
-    else if (systemd && systemd[0])
-        len = snprintf(ret, n, "%s", systemd);
-    else if (xdg && xdg[0] == '/')
-        len = snprintf(ret, n, "%s/skein", xdg);
-    else if (home && home[0] == '/')
-        len = snprintf(ret, n, "%s/.cache/skein", home);
-    else
-        return sk_err_set(err, SK_EINVAL, "cache-dir", "no cache directory: neither HOME nor XDG_CACHE_HOME is set");
-    if (len >= (int)n || len >= MAX_DIR)
-        return sk_err_set(err, SK_EINVAL, "cache-dir", "the cache directory's path is longer than %d bytes", MAX_DIR);
-    return 0;
-}
-
-/* mkdir -p */
-static int make_dirs(const char *path, struct sk_err *err)
-{
-    char part[MAX_DIR + 1];
-
-    for (size_t n = 1; n <= strlen(path) && n < sizeof part; n++) {
-        if (path[n] && path[n] != '/')
-            continue;
-        snprintf(part, sizeof part, "%.*s", (int)n, path);
-        if (mkdir(part, 0755) && errno != EEXIST)
-            return sk_err_errno(err, SK_EIO, "cache-dir", "cannot create %s", part);
-    }
-    return 0;
-}
-
 static void hash_file(XXH3_state_t *s, const char *path)
 {
     struct stat st;
@@ -150,7 +113,7 @@ static bool read_source(const char *dir, char *dtype, size_t n_dtype, char *src,
 
 int sk_cache_get(const struct sk_build_conf *c, const char *dir, char *ret_path, size_t n, struct sk_err *err)
 {
-    char key[SK_CACHE_KEY], path[MAX_DIR + SK_CACHE_KEY + 1];
+    char key[SK_CACHE_KEY], path[SK_DIR_MAX_CACHE + SK_CACHE_KEY + 1];
     enum sk_build_kind kind;
     struct sk_outdir o;
     int rc;
@@ -162,7 +125,7 @@ int sk_cache_get(const struct sk_build_conf *c, const char *dir, char *ret_path,
             return sk_err_set(err, SK_EINVAL, NULL, "path is too long: %.200s...", c->src);
         return 0;
     }
-    if ((rc = sk_cache_key(c->src, c->dtype, key, err)) || (rc = make_dirs(dir, err)))
+    if ((rc = sk_cache_key(c->src, c->dtype, key, err)) || (rc = sk_dir_make(dir, 0755, err)))
         return rc;
     if (snprintf(path, sizeof path, "%s/%s", dir, key) >= (int)sizeof path || strlen(path) >= n)
         return sk_err_set(err, SK_EINVAL, "cache-dir", "path is too long: %.200s...", dir);
@@ -230,7 +193,7 @@ static bool is_current(const char *path, const char *key)
 /* `name` is KEY, or KEY with .lock or .tmp.PID: the entry is looked after as a whole, under its lock. */
 static int prune_one(const char *dir, const char *name, FILE *f, struct sk_err *err)
 {
-    char path[MAX_DIR + SK_CACHE_KEY + 1], key[SK_CACHE_KEY];
+    char path[SK_DIR_MAX_CACHE + SK_CACHE_KEY + 1], key[SK_CACHE_KEY];
     struct sk_outdir o;
     int rc;
 

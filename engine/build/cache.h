@@ -1,4 +1,4 @@
-/* Engine directories made on demand, kept under a key of what they were made from:
+/* Engine directories made on demand, kept in DIR (sk_dir_cache) under a key of what they were made from:
  *   DIR/KEY/        an engine directory, with a file `source` more: the dtype, a newline, the source's real path, a
  * newline DIR/KEY.lock    while it is being made */
 #ifndef SK_BUILD_CACHE_H
@@ -10,8 +10,6 @@
 
 enum { SK_CACHE_KEY = 33 };
 
-/* The cache's place: `option` if not "", else $CACHE_DIRECTORY (systemd), $XDG_CACHE_HOME/skein, ~/.cache/skein. */
-int sk_cache_dir(const char *option, char *ret, size_t n, struct sk_err *err);
 /* 32 hexadecimal digits over real path, size, mtime and inode of all files that a build reads, the dtype and the
  * format's version. -SK_ENOENT, -SK_EFORMAT as sk_build_detect. */
 int sk_cache_key(const char *src, const char *dtype, char ret[SK_CACHE_KEY], struct sk_err *err);

@@ -63,7 +63,7 @@ static int build(const struct sk_conf *c, const char *src, struct sk_err *err)
     if (c->output[0]) {
         rc = sk_build(&conf, c->output, err);
         snprintf(path, sizeof path, "%s", c->output);
-    } else if (!(rc = sk_cache_dir(c->cache_dir, dir, sizeof dir, err))) {
+    } else if (!(rc = sk_dir_cache(c->cache_dir, dir, sizeof dir, err))) {
         rc = sk_cache_get(&conf, dir, path, sizeof path, err);
     }
     if (rc && show.bar && show.last >= 0)
@@ -106,7 +106,7 @@ static int verify(const char *path, struct sk_err *err)
 static int cache(const struct sk_conf *c, struct sk_err *err)
 {
     char dir[1024];
-    int rc = sk_cache_dir(c->cache_dir, dir, sizeof dir, err);
+    int rc = sk_dir_cache(c->cache_dir, dir, sizeof dir, err);
 
     if (rc)
         return rc;

@@ -84,8 +84,15 @@ static void mlp(const struct sk_model *m, const struct sk_scratch *s, const stru
     m->be->act(m->be, &act);
 }
 
+/* Only that it moves matters, and whoever looks does so seconds apart: no order to keep. */
+static void tick(_Atomic uint64_t *progress)
+{
+    if (progress)
+        atomic_fetch_add_explicit(progress, 1, memory_order_relaxed);
+}
+
 int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
-                   const struct sk_rows *rows)
+                   const struct sk_rows *rows, _Atomic uint64_t *progress)
 {
     struct sk_op_embed embed = {.out = s->x,
                                 .ld = s->ld_x,
@@ -103,12 +110,14 @@ int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struc
         norm(m, &w->attn_norm, s->h, s->x, rows->n_row);
         attention(m, kv, s, rows, l);
         rc = sk_linear_reduce(&w->o, m->be, &o, m->group, s->partial);
+        tick(progress);
         if (rc)
             break;
 
         norm(m, &w->ffn_norm, s->h, s->x, rows->n_row);
         mlp(m, s, rows, l);
         rc = sk_linear_reduce(&w->down, m->be, &down, m->group, s->partial);
+        tick(progress);
     }
     return rc;
 }

@@ -1,14 +1,15 @@
 /* The transformer, straight down: comm/dir/desc.h in code. Enqueues ops, reads nothing back. */
 #ifndef SK_DECODER_H
 #define SK_DECODER_H
+#include <stdatomic.h>
 #include "engine/model/kv.h"
 #include "engine/model/model.h"
 #include "engine/model/scratch.h"
 
-/* Rows through all layers: leaves the residual stream in s->x and keys and values in the cache. 0 or -SK_EIO (a rank
- * was lost). */
+/* Rows through all layers: leaves the residual stream in s->x and keys and values in the cache. *progress
+ * (may be NULL) is counted up with every half of a layer. 0 or -SK_EIO (a rank was lost). */
 int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
-                   const struct sk_rows *rows);
+                   const struct sk_rows *rows, _Atomic uint64_t *progress);
 
 /* Final norm and head of n_row <= SK_HEAD_SLICE rows of s->x, picked by `index` (int32 [n_row]), the first n_prompt_row
  * of prompt class: logits in s->logits. */

@@ -31,6 +31,7 @@ struct sk_rank {
     struct sk_dev result_dev;     /* struct sk_result_row [max_result] */
     struct sk_result_row *result; /* the same on the host */
     uint32_t n_result;            /* of the last step */
+    _Atomic uint64_t *progress;   /* borrowed; NULL = nobody looks */
 };
 
 /* ---- memory ---- */
@@ -177,6 +178,11 @@ void sk_rank_limits(const struct sk_rank *r, struct sk_plan_limits *ret)
     memcpy(ret->n_blk, r->kv.need.n_blk, sizeof ret->n_blk);
 }
 
+void sk_rank_watch(struct sk_rank *r, _Atomic uint64_t *progress)
+{
+    r->progress = progress;
+}
+
 /* ---- one step ---- */
 
 /* A step's arrays, host and backend side. */
@@ -272,6 +278,8 @@ static void run_head(struct sk_rank *r, const struct arrays *a, uint32_t first, 
         r->be->logits_process(r->be, &op);
     r->be->sample(r->be, &op);
     r->be->top_n(r->be, &op);
+    if (r->progress)
+        atomic_fetch_add_explicit(r->progress, 1, memory_order_relaxed);
 }
 
 int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *err)
@@ -295,7 +303,7 @@ int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *e
         return 0;
 
     r->be->upload(r->be, r->stage.dev, r->stage.host, r->stage.used);
-    rc = sk_decoder_run(&r->model, &r->kv, &r->scratch, &a.rows);
+    rc = sk_decoder_run(&r->model, &r->kv, &r->scratch, &a.rows, r->progress);
     if (rc)
         return sk_err_set(err, -rc, NULL, "a rank was lost in the middle of a step");
     for (uint32_t i = 0; i < a.n_result; i += SK_HEAD_SLICE)

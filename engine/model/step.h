@@ -2,6 +2,7 @@
  * decides. Owner: one thread. */
 #ifndef SK_STEP_H
 #define SK_STEP_H
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "comm/base/err.h"
@@ -39,6 +40,9 @@ int sk_rank_open(const struct sk_dir *dir, const struct sk_weights *w, struct sk
                  const struct sk_rank_conf *conf, struct sk_rank **ret, struct sk_err *err);
 void sk_rank_close(struct sk_rank *r);
 void sk_rank_limits(const struct sk_rank *r, struct sk_plan_limits *ret);
+/* From here on *progress is counted up while a step goes on: with every half of a layer, and with every slice of
+ * SK_HEAD_SLICE result rows. Borrowed; NULL, as after open: not at all. */
+void sk_rank_watch(struct sk_rank *r, _Atomic uint64_t *progress);
 
 /* Enqueues one plan. -SK_EPROTO: it does not suit limits or slots' state, nothing ran. -SK_EIO: a rank was lost. */
 int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *err);

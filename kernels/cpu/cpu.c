@@ -138,8 +138,10 @@ int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, str
         goto out;
     }
     rc = sk_pool_open(conf->n_thread, conf->pin, &cpu->pool, err);
-    if (rc == 0)
-        *ret = &cpu->be;
+    if (rc < 0)
+        goto out;
+    cpu->be.n_thread = (uint32_t)sk_pool_size(cpu->pool);
+    *ret = &cpu->be;
 out:
     if (rc < 0)
         cpu_close(&cpu->be);

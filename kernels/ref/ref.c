@@ -84,6 +84,7 @@ static const struct sk_backend ref_table = {
     .name = "ref",
     .isa = "plain",
     .classes_equal = true,
+    .n_thread = 1,
     .alloc = ref_alloc,
     .free = ref_free,
     .adopt = ref_adopt,

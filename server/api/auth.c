@@ -1,126 +1,106 @@
 #include "server/api/auth.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <nettle/memops.h>
 #include <nettle/sha2.h>
+#include <pwd.h>
 #include <stdbool.h>
-#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
 #include "comm/base/buf.h"
 #include "comm/base/mem.h"
 
-enum { MAX_FILE_BYTES = 4 << 20, MAX_KEYS = 10000, MAX_NAME_BYTES = 63 };
+enum { MAX_FILE_BYTES = 4 << 20, MAX_USER_BYTES = 48, SECRET_BYTES = 32 };
 
-struct key {
-    uint8_t digest[SHA256_DIGEST_SIZE];
-    char name[MAX_NAME_BYTES + 1];
+struct known { /* a key; what is compared is its digest mixed with a secret of ours */
+    uint8_t mixed[SHA256_DIGEST_SIZE];
+    struct sk_key key;
+    struct sk_tenant *tenant;
+};
+
+struct user {
+    int64_t uid;
+    char name[SK_TENANT_NAME_MAX]; /* of the tenant: "user:NAME" */
+    struct sk_tenant *tenant;
 };
 
 struct sk_auth {
-    size_t n_key, cap;
-    struct key *keys;
+    uint8_t secret[SECRET_BYTES];
+    struct known *keys; /* in the order of `mixed` */
+    size_t n_key;       /* 0 = nobody needs one */
+    struct user users[SK_AUTH_MAX_USERS];
+    size_t n_user;
+    struct sk_tenant *nobody;
 };
 
-static const char *const BLANKS = " \t\r";
+/* --- digests --- */
 
-static void digest_of(const char *s, size_t n, uint8_t ret_digest[SHA256_DIGEST_SIZE])
+static void digest_of(const void *a, size_t n_a, const void *b, size_t n_b, uint8_t ret[SHA256_DIGEST_SIZE])
 {
     struct sha256_ctx ctx;
     sha256_init(&ctx);
-    sha256_update(&ctx, n, (const uint8_t *)s);
-    sha256_digest(&ctx, SHA256_DIGEST_SIZE, ret_digest);
+    sha256_update(&ctx, n_a, a);
+    sha256_update(&ctx, n_b, b);
+    sha256_digest(&ctx, SHA256_DIGEST_SIZE, ret);
 }
 
-static int hex_digit(char c)
+uint64_t sk_auth_salt(uint64_t salt, const char *text)
 {
-    static const char digits[] = "0123456789abcdef";
-    const char *at = c ? strchr(digits, c | 0x20) : NULL;
-    return at && (c >= '0') ? (int)(at - digits) : -1;
+    uint8_t digest[SHA256_DIGEST_SIZE];
+    uint64_t x;
+    digest_of(&salt, sizeof salt, text, strlen(text), digest);
+    memcpy(&x, digest, sizeof x);
+    return x ? x : 1;
 }
 
-static bool unhex(const char *s, size_t n, uint8_t ret_digest[SHA256_DIGEST_SIZE])
+static uint64_t salt_of(const struct sk_key *k)
 {
-    if (n != 2 * SHA256_DIGEST_SIZE)
-        return false;
-    for (size_t i = 0; i < SHA256_DIGEST_SIZE; i++) {
-        int high = hex_digit(s[2 * i]), low = hex_digit(s[2 * i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        ret_digest[i] = (uint8_t)(high << 4 | low);
+    char text[2 * SK_TENANT_NAME_MAX];
+    if (!k->name[0])
+        return 0;
+    snprintf(text, sizeof text, "%s:%s", k->group[0] ? "group" : "key", k->group[0] ? k->group : k->name);
+    return sk_auth_salt(0, text);
+}
+
+/* --- keys --- */
+
+static int by_mixed(const void *a, const void *b)
+{
+    const struct known *x = a, *y = b;
+    return memcmp(x->mixed, y->mixed, sizeof x->mixed);
+}
+
+static int take_keys(struct sk_auth *a, const struct sk_keyfile *f, const char *path, struct sk_err *err)
+{
+    if (getrandom(a->secret, sizeof a->secret, 0) != sizeof a->secret)
+        return sk_err_errno(err, SK_EIO, NULL, "cannot get random bytes");
+    a->keys = sk_calloc(f->n, sizeof *a->keys);
+    if (!a->keys)
+        return sk_err_set(err, SK_ENOMEM, NULL, "%s: out of memory", path);
+    a->n_key = f->n;
+    for (size_t i = 0; i < f->n; i++) {
+        struct known *k = &a->keys[i];
+        k->key = f->keys[i];
+        digest_of(a->secret, sizeof a->secret, k->key.digest, sizeof k->key.digest, k->mixed);
     }
-    return true;
-}
-
-/* One line without its end, blanks around it cut off. */
-static bool parse_line(const char *s, size_t n, struct key *ret)
-{
-    static const char scheme[] = "sha256:";
-    const size_t n_scheme = sizeof scheme - 1;
-    size_t n_word = 0;
-    while (n_word < n && !strchr(BLANKS, s[n_word]))
-        n_word++;
-    *ret = (struct key){0};
-    if (n_word == n) { /* a digest alone would be a key that nobody has: a name was forgotten */
-        if (n > n_scheme && strncmp(s, scheme, n_scheme) == 0)
-            return false;
-        digest_of(s, n, ret->digest);
-        return true;
-    }
-    size_t at = n_word;
-    while (strchr(BLANKS, s[at]))
-        at++;
-    if (n_word > MAX_NAME_BYTES || n - at < n_scheme || strncmp(s + at, scheme, n_scheme) != 0)
-        return false;
-    memcpy(ret->name, s, n_word);
-    return unhex(s + at + n_scheme, n - at - n_scheme, ret->digest);
-}
-
-static int add_key(struct sk_auth *a, const struct key *k)
-{
-    if (a->n_key == a->cap) {
-        size_t cap = a->cap ? 2 * a->cap : 8;
-        struct key *keys = sk_realloc(a->keys, cap * sizeof *keys);
-        if (!keys)
-            return -SK_ENOMEM;
-        a->keys = keys;
-        a->cap = cap;
-    }
-    a->keys[a->n_key++] = *k;
+    qsort(a->keys, a->n_key, sizeof *a->keys, by_mixed);
     return 0;
 }
 
 int sk_auth_parse(const char *path, const char *text, size_t n, struct sk_auth **ret, struct sk_err *err)
 {
-    int rc = 0, line = 0;
+    struct sk_keyfile f = {0};
     struct sk_auth *a = sk_calloc(1, sizeof *a);
-    if (!a)
-        return sk_err_set(err, SK_ENOMEM, NULL, "%s: out of memory", path);
-    if (memchr(text, '\0', n))
-        rc = sk_err_set(err, SK_EINVAL, "api-key-file", "%s: there is a NUL byte in it", path);
-    for (const char *s = text, *end = text + n; rc == 0 && s < end;) {
-        const char *next = memchr(s, '\n', (size_t)(end - s));
-        const char *to = next ? next : end;
-        struct key k;
-        line++;
-        while (s < to && strchr(BLANKS, *s))
-            s++;
-        while (to > s && strchr(BLANKS, to[-1]))
-            to--;
-        if (s < to && *s != '#') {
-            if (a->n_key == MAX_KEYS)
-                rc = sk_err_set(err, SK_EINVAL, "api-key-file", "%s:%d: more than %d keys", path, line, MAX_KEYS);
-            else if (!parse_line(s, (size_t)(to - s), &k))
-                rc = sk_err_set(
-                    err, SK_EINVAL, "api-key-file",
-                    "%s:%d: expected `NAME sha256:HEX` (a name of at most %d bytes, 64 hex digits) or a bare key", path,
-                    line, MAX_NAME_BYTES);
-            else if (add_key(a, &k) != 0)
-                rc = sk_err_set(err, SK_ENOMEM, NULL, "%s: out of memory", path);
-        }
-        s = next ? next + 1 : end;
-    }
-    if (rc == 0 && a->n_key == 0)
-        rc = sk_err_set(err, SK_EINVAL, "api-key-file", "%s: there is no key in it, so nobody could call", path);
+    int rc = a ? 0 : sk_err_set(err, SK_ENOMEM, NULL, "%s: out of memory", path);
+    if (rc == 0)
+        rc = sk_keyfile_parse(path, text, n, &f, err);
+    if (rc == 0)
+        rc = take_keys(a, &f, path, err);
+    sk_keyfile_done(&f);
     if (rc == 0)
         *ret = a;
     else
@@ -128,14 +108,83 @@ int sk_auth_parse(const char *path, const char *text, size_t n, struct sk_auth *
     return rc;
 }
 
-int sk_auth_open(const char *path, struct sk_auth **ret, struct sk_err *err)
+/* Nobody outside knows the secret, so the way that the search takes through `mixed` depends on nothing that a caller
+ * could choose or would like to know. The last comparison is done whether there is a chance or not. */
+static const struct known *find(const struct sk_auth *a, const char *s, size_t n)
 {
+    uint8_t digest[SHA256_DIGEST_SIZE], mixed[SHA256_DIGEST_SIZE];
+    size_t from = 0;
+    digest_of(s, n, NULL, 0, digest);
+    digest_of(a->secret, sizeof a->secret, digest, sizeof digest, mixed);
+    for (size_t left = a->n_key; left > 1;) {
+        size_t half = left / 2;
+        from += memcmp(a->keys[from + half].mixed, mixed, sizeof mixed) <= 0 ? half : 0;
+        left -= half;
+    }
+    return memeql_sec(a->keys[from].mixed, mixed, sizeof mixed) ? &a->keys[from] : NULL;
+}
+
+/* --- users --- */
+
+static int add_user(struct sk_auth *a, const char *s, size_t n, struct sk_err *err)
+{
+    char name[MAX_USER_BYTES + 1], *end;
+    if (n == 0 || n > MAX_USER_BYTES)
+        return sk_err_set(err, SK_EINVAL, "trust-users", "trust-users: a name of 1 to %d bytes is expected",
+                          MAX_USER_BYTES);
+    if (a->n_user == SK_AUTH_MAX_USERS)
+        return sk_err_set(err, SK_ERANGE, "trust-users", "trust-users: more than %d users", SK_AUTH_MAX_USERS);
+    snprintf(name, sizeof name, "%.*s", (int)n, s);
+    errno = 0;
+    unsigned long uid = strtoul(name, &end, 10);
+    if (!isdigit((unsigned char)name[0]) || *end) {
+        const struct passwd *pw = getpwnam(name);
+        if (!pw)
+            return sk_err_set(err, SK_EINVAL, "trust-users", "trust-users: there is no user `%s`", name);
+        uid = pw->pw_uid;
+    } else if (errno || uid > UINT32_MAX) {
+        return sk_err_set(err, SK_ERANGE, "trust-users", "trust-users: %s is no user number", name);
+    }
+    struct user *u = &a->users[a->n_user++];
+    u->uid = (int64_t)uid;
+    snprintf(u->name, sizeof u->name, "user:%s", name);
+    return 0;
+}
+
+static int take_users(struct sk_auth *a, const char *users, struct sk_err *err)
+{
+    int rc = 0;
+    for (const char *s = users; rc == 0 && *s;) {
+        size_t n = strcspn(s, ",");
+        rc = add_user(a, s, n, err);
+        s += n + (s[n] == ',');
+    }
+    return rc;
+}
+
+/* --- life --- */
+
+int sk_auth_open(const char *path, const char *users, struct sk_auth **ret, struct sk_err *err)
+{
+    struct sk_auth *a = NULL;
     struct sk_buf b;
+    int rc = 0;
     sk_buf_init(&b, MAX_FILE_BYTES);
-    int rc = sk_buf_file(&b, path, err);
-    if (rc == 0)
-        rc = sk_auth_parse(path, b.p ? b.p : "", b.n, ret, err);
+    if (*path) {
+        rc = sk_buf_file(&b, path, err);
+        if (rc == 0)
+            rc = sk_auth_parse(path, b.p ? b.p : "", b.n, &a, err);
+    } else {
+        a = sk_calloc(1, sizeof *a);
+        rc = a ? 0 : sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
+    }
     sk_buf_done(&b);
+    if (rc == 0)
+        rc = take_users(a, users, err);
+    if (rc == 0)
+        *ret = a;
+    else
+        sk_auth_free(a);
     return rc;
 }
 
@@ -147,27 +196,73 @@ void sk_auth_free(struct sk_auth *a)
     sk_free(a);
 }
 
-int sk_auth_check(const struct sk_auth *a, const char *authorization, const char **ret_name, struct sk_err *err)
+int sk_auth_bind(struct sk_auth *a, struct sk_tenants *t, struct sk_err *err)
+{
+    const struct sk_tenant_limits none = {.weight = 1};
+    int rc = sk_tenants_get(t, "", &none, 0, &a->nobody);
+    for (size_t i = 0; rc == 0 && i < a->n_key; i++) {
+        struct known *k = &a->keys[i];
+        rc = sk_tenants_get(t, k->key.name, &k->key.limits, salt_of(&k->key), &k->tenant);
+    }
+    for (size_t i = 0; rc == 0 && i < a->n_user; i++) {
+        struct user *u = &a->users[i];
+        rc = sk_tenants_get(t, u->name, &none, sk_auth_salt(0, u->name), &u->tenant);
+    }
+    if (rc == -SK_ERANGE)
+        return sk_err_set(err, SK_ERANGE, "api-key-file",
+                          "There were more than %d names of keys since the start; a restart forgets those of the past.",
+                          SK_TENANT_MAX);
+    return rc == 0 ? 0 : sk_err_set(err, -rc, NULL, "%s", sk_err_text(rc));
+}
+
+/* --- the check --- */
+
+static const struct user *find_user(const struct sk_auth *a, int64_t uid)
+{
+    for (size_t i = 0; i < a->n_user; i++) {
+        if (a->users[i].uid == uid)
+            return &a->users[i];
+    }
+    return NULL;
+}
+
+/* The key in the value of a header, blanks around it cut off. */
+static int key_of(const struct sk_auth_asked *asked, const char **ret, size_t *ret_n, struct sk_err *err)
 {
     static const char scheme[] = "bearer ";
-    const size_t n_scheme = sizeof scheme - 1;
-    if (!authorization)
+    const char *s = asked->x_api_key;
+    if (asked->authorization) {
+        if (strncasecmp(asked->authorization, scheme, sizeof scheme - 1) != 0)
+            return sk_err_set(err, SK_EAUTH, NULL, "The Authorization header must be `Bearer KEY`.");
+        s = asked->authorization + sizeof scheme - 1;
+    }
+    if (!s)
         return sk_err_set(err, SK_EAUTH, NULL, "No API key: send one in the header `Authorization: Bearer KEY`.");
-    if (strncasecmp(authorization, scheme, n_scheme) != 0)
-        return sk_err_set(err, SK_EAUTH, NULL, "The Authorization header must be `Bearer KEY`.");
-    const char *s = authorization + n_scheme;
-    s += strspn(s, " ");
+    s += strspn(s, " \t");
     size_t n = strlen(s);
-    while (n > 0 && strchr(BLANKS, s[n - 1]))
+    while (n > 0 && (s[n - 1] == ' ' || s[n - 1] == '\t'))
         n--;
+    *ret = s;
+    *ret_n = n;
+    return 0;
+}
 
-    uint8_t digest[SHA256_DIGEST_SIZE];
-    digest_of(s, n, digest);
-    const struct key *found = NULL;
-    for (size_t i = 0; i < a->n_key; i++)
-        found = memeql_sec(a->keys[i].digest, digest, sizeof digest) ? &a->keys[i] : found;
-    if (!found)
+int sk_auth_check(const struct sk_auth *a, const struct sk_auth_asked *asked, struct sk_auth_who *ret,
+                  struct sk_err *err)
+{
+    const struct user *u = asked->uid >= 0 ? find_user(a, asked->uid) : NULL;
+    const char *s = NULL;
+    size_t n = 0;
+    if (u || a->n_key == 0) {
+        *ret = (struct sk_auth_who){.tenant = u ? u->tenant : a->nobody, .scopes = SK_SCOPE_ALL};
+        return 0;
+    }
+    int rc = key_of(asked, &s, &n, err);
+    if (rc != 0)
+        return rc;
+    const struct known *k = n > 0 ? find(a, s, n) : NULL; /* an empty key is a script's mistake, in a file too */
+    if (!k)
         return sk_err_set(err, SK_EAUTH, NULL, "The API key is not known here.");
-    *ret_name = found->name;
+    *ret = (struct sk_auth_who){.tenant = k->tenant, .scopes = k->key.scopes};
     return 0;
 }

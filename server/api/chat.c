@@ -1,7 +1,6 @@
 /* POST /v1/chat/completions: messages -> template (rendered off the loop) -> tokens. */
 #include <string.h>
 #include "comm/base/json.h"
-#include "server/api/api.h"
 #include "server/api/gen.h"
 #include "server/api/messages.h"
 
@@ -76,24 +75,15 @@ static int render(struct sk_gen *g, const struct cJSON *body, struct sk_err *err
     return rc < 0 ? rc : 0;
 }
 
-void sk_api_chat(struct sk_server *s, struct sk_http_req *r)
+int sk_gen_take_chat(struct sk_gen *g, const struct cJSON *body, struct sk_err *err)
 {
-    struct cJSON *body = NULL;
-    struct sk_model *m;
-    struct sk_gen *g = NULL;
-    struct sk_err err = {0};
-    int rc = sk_api_body(s, r, &body, &m, &err);
+    int rc = refuse_other_answers(body, err);
     if (rc == 0)
-        rc = refuse_other_answers(body, &err);
-    if (rc == 0)
-        rc = check_tool_choice(body, &err);
-    if (rc == 0)
-        rc = sk_gen_new(s, m, r, SK_API_CHAT, body, &g, &err);
-    if (rc == 0)
-        rc = render(g, body, &err);
-    sk_json_free(body);
-    if (rc != 0 && g)
-        sk_gen_fail(g, &err);
-    else if (rc != 0)
-        sk_reply_send_error(r, &err);
+        rc = check_tool_choice(body, err);
+    return rc == 0 ? render(g, body, err) : rc;
+}
+
+void sk_api_chat(const struct sk_call *c)
+{
+    sk_gen_run(c, SK_API_CHAT, sk_gen_take_chat);
 }

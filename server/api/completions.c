@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <string.h>
 #include "comm/base/json.h"
-#include "server/api/api.h"
 #include "server/api/gen.h"
 
 static int take_text(struct sk_gen *g, uint32_t i, const struct cJSON *v, struct sk_err *err)
@@ -14,12 +13,7 @@ static int take_text(struct sk_gen *g, uint32_t i, const struct cJSON *v, struct
     size_t n = strlen(s);
     if (n == 0)
         return sk_err_set(err, SK_EINVAL, "prompt", "prompt must not be empty.");
-    int rc = sk_gen_encode(g, i, s, n, err);
-    if (rc != 0 || !g->params.echo)
-        return rc;
-    g->prompts[i].echo = sk_arena_strndup(&g->arena, s, n);
-    g->prompts[i].n_echo = n;
-    return g->prompts[i].echo ? 0 : sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
+    return sk_gen_encode(g, i, s, n, err);
 }
 
 static int take_ids(struct sk_gen *g, uint32_t i, const struct cJSON *v, struct sk_err *err)
@@ -97,22 +91,13 @@ static int take_prompts(struct sk_gen *g, const struct cJSON *body, struct sk_er
     }
 }
 
-void sk_api_completions(struct sk_server *s, struct sk_http_req *r)
+int sk_gen_take_completion(struct sk_gen *g, const struct cJSON *body, struct sk_err *err)
 {
-    struct cJSON *body = NULL;
-    struct sk_model *m;
-    struct sk_gen *g = NULL;
-    struct sk_err err = {0};
-    int rc = sk_api_body(s, r, &body, &m, &err);
-    if (rc == 0)
-        rc = sk_gen_new(s, m, r, SK_API_COMPLETION, body, &g, &err);
-    if (rc == 0)
-        rc = take_prompts(g, body, &err);
-    if (rc == 0)
-        rc = sk_gen_start(g, &err);
-    sk_json_free(body);
-    if (rc != 0 && g)
-        sk_gen_fail(g, &err);
-    else if (rc != 0)
-        sk_reply_send_error(r, &err);
+    int rc = take_prompts(g, body, err);
+    return rc == 0 ? sk_gen_start(g, err) : rc;
+}
+
+void sk_api_completions(const struct sk_call *c)
+{
+    sk_gen_run(c, SK_API_COMPLETION, sk_gen_take_completion);
 }

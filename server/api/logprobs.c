@@ -234,7 +234,8 @@ void sk_logprobs_put_ids(struct sk_buf *b, const struct sk_logprobs *l)
     for (uint32_t i = 0; i < l->n; i++, it = sk_wire_item_next(it)) {
         if (it->flags & SK_ITEM_PROMPT)
             continue;
-        sk_buf_fmt(b, "%s%d", any ? "," : "", it->id);
+        sk_buf_str(b, any ? "," : "");
+        sk_buf_int(b, it->id);
         any = true;
     }
     sk_buf_char(b, ']');

@@ -31,8 +31,9 @@ static bool has_name(const struct sk_model *m)
     return m->name[0] != '\0';
 }
 
-void sk_api_models(struct sk_server *s, struct sk_http_req *r)
+void sk_api_models(const struct sk_call *c)
 {
+    const struct sk_server *s = c->server;
     struct sk_buf b;
     bool any = false;
     sk_buf_init(&b, MAX_BODY_BYTES);
@@ -50,23 +51,23 @@ void sk_api_models(struct sk_server *s, struct sk_http_req *r)
         any = true;
     }
     sk_buf_str(&b, "]}");
-    sk_reply_send(r, 200, &b);
+    sk_reply_send(c->req, 200, &b);
 }
 
-void sk_api_model(struct sk_server *s, struct sk_http_req *r)
+void sk_api_model(const struct sk_call *c)
 {
-    const char *id = sk_http_path(r) + strlen("/v1/models/");
-    const struct sk_model *m = id[0] ? sk_server_model(s, id) : NULL;
+    const char *id = sk_http_path(c->req) + strlen("/v1/models/");
+    const struct sk_model *m = id[0] ? sk_server_model(c->server, id) : NULL;
     struct sk_err err;
     struct sk_buf b;
     if (!m) {
         sk_err_set(&err, SK_EMODEL, "model", "The model `%.200s` does not exist.", id);
-        sk_reply_send_error(r, &err);
+        sk_reply_send_error(c->req, &err);
         return;
     }
     sk_buf_init(&b, MAX_BODY_BYTES);
-    put_model(&b, s, m, id);
-    sk_reply_send(r, 200, &b);
+    put_model(&b, c->server, m, id);
+    sk_reply_send(c->req, 200, &b);
 }
 
 int sk_api_engine_ready(const struct sk_model *m, struct sk_err *err)
@@ -75,44 +76,52 @@ int sk_api_engine_ready(const struct sk_model *m, struct sk_err *err)
     if (!m->engine)
         return sk_err_set(err, SK_EUNAVAIL, NULL, "The model has no engine.");
     sk_engine_status(m->engine, &st);
+    if (st.state == SK_ENGINE_READY && m->loaded && !st.making_progress)
+        return sk_err_set(err, SK_EUNAVAIL, NULL, "The engine makes no progress.");
     if (st.state == SK_ENGINE_READY && m->loaded)
         return 0;
     return sk_err_set(err, SK_EUNAVAIL, NULL, "The model is not ready: %s.", st.text[0] ? st.text : "starting");
 }
 
-static void answer_ready(struct sk_server *s, struct sk_http_req *r, int rc, struct sk_err *err)
+static void answer_ok(struct sk_http_req *r)
 {
-    struct sk_buf b;
-    for (uint32_t i = 0; rc == 0 && i < s->n_model; i++)
-        rc = sk_api_engine_ready(&s->models[i], err);
-    if (rc != 0) {
-        sk_reply_send_error(r, err);
-        return;
-    }
-    sk_buf_init(&b, MAX_BODY_BYTES);
-    sk_buf_str(&b, "{\"status\":\"ok\"}");
-    sk_reply_send(r, 200, &b);
+    static const char ok[] = "{\"status\":\"ok\"}";
+    sk_http_reply(r, 200, NULL, ok, strlen(ok));
+}
+
+static void answer_ready(const struct sk_call *c, int rc, struct sk_err *err)
+{
+    for (uint32_t i = 0; rc == 0 && i < c->server->n_model; i++)
+        rc = sk_api_engine_ready(&c->server->models[i], err);
+    if (rc != 0)
+        sk_reply_send_error(c->req, err);
+    else
+        answer_ok(c->req);
 }
 
 /* Is it in order? Also while it drains. */
-void sk_api_health(struct sk_server *s, struct sk_http_req *r)
+void sk_api_health(const struct sk_call *c)
 {
     struct sk_err err = {0};
-    answer_ready(s, r, 0, &err);
+    answer_ready(c, 0, &err);
 }
 
 /* Does it take new requests? */
-void sk_api_ready(struct sk_server *s, struct sk_http_req *r)
+void sk_api_ready(const struct sk_call *c)
 {
     struct sk_err err = {0};
-    int rc = s->draining ? sk_err_set(&err, SK_EUNAVAIL, NULL, "The server is stopping.") : 0;
-    answer_ready(s, r, rc, &err);
+    int rc = c->server->draining ? sk_err_set(&err, SK_EUNAVAIL, NULL, "The server is stopping.") : 0;
+    answer_ready(c, rc, &err);
 }
 
-void sk_api_version(struct sk_server *s, struct sk_http_req *r)
+/* Is the process there at all, whatever the engine does? */
+void sk_api_live(const struct sk_call *c)
 {
-    struct sk_buf b;
-    sk_buf_init(&b, MAX_BODY_BYTES);
-    sk_buf_str(&b, "{\"version\":\"" SK_VERSION "\"}");
-    sk_reply_send(r, 200, &b);
+    answer_ok(c->req);
+}
+
+void sk_api_version(const struct sk_call *c)
+{
+    static const char version[] = "{\"version\":\"" SK_VERSION "\"}";
+    sk_http_reply(c->req, 200, NULL, version, strlen(version));
 }

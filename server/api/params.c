@@ -1,15 +1,16 @@
 #include "server/api/params.h"
 
-#include <nettle/sha2.h>
 #include <stddef.h>
 #include <string.h>
 #include "comm/base/json.h"
 #include "comm/base/rng.h"
+#include "server/api/auth.h"
 #include "server/api/params_read.h"
 
 enum {
     COMPLETION_MAX_TOKENS = 16, /* of a completion that does not say how many, as everywhere */
     MAX_TOKENS_LIMIT = 1 << 30,
+    MAX_DEADLINE_MS = 24 * 3600 * 1000,
     MAX_NGRAM = 1 << 20,
     MAX_REQUEST_ID_BYTES = 128,
     MAX_SALT_BYTES = 128
@@ -188,25 +189,56 @@ static int take_lengths(struct sk_api_reader *x)
     return rc;
 }
 
-static int take_choices(struct sk_api_reader *x)
+/* best_of belongs to the older endpoint. Its candidates are compared by their log-probs, so these are asked for. */
+static int take_best_of(struct sk_api_reader *x, int64_t n)
 {
-    int64_t n = 1, best_of;
-    int rc = sk_json_get_int(x->body, "n", 1, x->rules->conf->max_choices, &n, x->err);
-    best_of = n;
-    if (rc == 0)
-        rc = sk_json_get_int(x->body, "best_of", 1, x->rules->conf->max_choices, &best_of, x->err);
+    struct sk_api_params *p = x->p;
+    int64_t best_of = n;
+    if (!sk_api_field(x, "best_of"))
+        return 0;
+    if (x->kind == SK_API_CHAT)
+        return sk_err_set(x->err, SK_EUNSUP, "best_of", "best_of is not a field of chat completions.");
+    int rc = sk_json_get_int(x->body, "best_of", 1, x->rules->conf->max_choices, &best_of, x->err);
     if (rc != 0)
         return rc;
     if (best_of < n)
         return sk_err_set(x->err, SK_ERANGE, "best_of", "best_of is %lld: it must not be less than n (%lld).",
                           (long long)best_of, (long long)n);
-    if (best_of > n)
-        return sk_err_set(x->err, SK_EUNSUP, "best_of", "best_of greater than n is not supported by this server.");
+    if (best_of > n && p->stream)
+        return sk_err_set(x->err, SK_EINVAL, "best_of", "best_of (%lld) greater than n (%lld) cannot be streamed.",
+                          (long long)best_of, (long long)n);
+    if (best_of > 1 && p->wire.temperature == 0)
+        return sk_err_set(x->err, SK_EINVAL, "best_of",
+                          "best_of must be 1 when using greedy sampling (temperature 0), got %lld.",
+                          (long long)best_of);
+    p->best_of = (uint32_t)best_of;
+    if (best_of > n && p->wire.n_logprobs < 0)
+        p->wire.n_logprobs = 0;
+    return 0;
+}
+
+static int take_choices(struct sk_api_reader *x)
+{
+    int64_t n = 1;
+    int rc = sk_json_get_int(x->body, "n", 1, x->rules->conf->max_choices, &n, x->err);
+    if (rc != 0)
+        return rc;
     if (n > 1 && x->p->wire.temperature == 0)
         return sk_err_set(x->err, SK_EINVAL, "n", "n must be 1 when using greedy sampling (temperature 0), got %lld.",
                           (long long)n);
-    x->p->n = (uint32_t)n;
-    return 0;
+    x->p->n = x->p->best_of = (uint32_t)n;
+    return take_best_of(x, n);
+}
+
+static int take_deadlines(struct sk_api_reader *x)
+{
+    int64_t deadline = 0, ttft = 0;
+    int rc = sk_json_get_int(x->body, "deadline_ms", 1, MAX_DEADLINE_MS, &deadline, x->err);
+    if (rc == 0)
+        rc = sk_json_get_int(x->body, "ttft_ms", 1, MAX_DEADLINE_MS, &ttft, x->err);
+    x->p->deadline_ms = (uint32_t)deadline;
+    x->p->ttft_ms = (uint32_t)ttft;
+    return rc;
 }
 
 static int take_truncation(struct sk_api_reader *x)
@@ -296,6 +328,16 @@ static int take_stream(struct sk_api_reader *x)
     return rc;
 }
 
+static int take_bill(struct sk_api_reader *x)
+{
+    struct sk_api_params *p = x->p;
+    int rc = sk_json_get_bool(x->body, "usage_bill", &p->bill, x->err);
+    if (rc == 0 && p->bill && p->stream && !p->include_usage)
+        rc = sk_err_set(x->err, SK_EINVAL, "usage_bill",
+                        "usage_bill in a stream needs `stream_options: {\"include_usage\": true}`.");
+    return rc;
+}
+
 /* --- the rest --- */
 
 static int take_switches(struct sk_api_reader *x)
@@ -324,25 +366,17 @@ static int take_switches(struct sk_api_reader *x)
     return 0;
 }
 
-/* A salt keeps strangers from timing each other's prompts in the cache: so it is hashed with something that cannot be
- * inverted. */
 static int take_salt(struct sk_api_reader *x)
 {
     const char *salt = NULL;
     int rc = sk_json_get_str(x->body, "cache_salt", &salt, x->err);
-    if (rc != 0 || !salt)
+    if (rc != 0)
         return rc;
-    size_t n = strlen(salt);
+    size_t n = salt ? strlen(salt) : 1;
     if (n == 0 || n > MAX_SALT_BYTES)
         return sk_err_set(x->err, SK_ERANGE, "cache_salt", "cache_salt has %zu bytes; it must have 1 to %d.", n,
                           MAX_SALT_BYTES);
-    struct sha256_ctx ctx;
-    uint8_t digest[SHA256_DIGEST_SIZE];
-    sha256_init(&ctx);
-    sha256_update(&ctx, n, (const uint8_t *)salt);
-    sha256_digest(&ctx, sizeof digest, digest);
-    memcpy(&x->p->wire.salt, digest, sizeof x->p->wire.salt);
-    x->p->wire.salt |= 1; /* 0 is the common root */
+    x->p->wire.salt = salt ? sk_auth_salt(x->rules->salt, salt) : x->rules->salt;
     return 0;
 }
 
@@ -366,9 +400,9 @@ int sk_api_params_parse(enum sk_api_kind kind, const struct cJSON *body, const s
 {
     /* In this order: what comes later looks at what came before (greedy at n, echo and stream at log-probs). */
     static int (*const steps[])(struct sk_api_reader *) = {
-        refuse_missing_features, take_floats,   take_ints,       take_seed,        take_lengths,     take_stream,
-        take_switches,           take_logprobs, take_truncation, sk_api_take_stop, sk_api_take_list, take_salt,
-        take_request_id,
+        refuse_missing_features, take_floats,      take_ints,        take_seed,     take_lengths,
+        take_deadlines,          take_stream,      take_bill,        take_switches, take_logprobs,
+        take_truncation,         sk_api_take_stop, sk_api_take_list, take_salt,     take_request_id,
     };
     static const int32_t no_words[1];
     struct sk_api_params p = {.list = no_words};

@@ -23,6 +23,7 @@ struct sk_api_rules { /* what a request is checked against; all borrowed */
     struct sk_token *token;            /* for bad_words */
     uint32_t n_vocab;                  /* token ids are below it */
     uint32_t max_len;                  /* prompt + answer */
+    uint64_t salt;                     /* root of the tenant's prefix tree; 0 = the common one */
 };
 
 struct sk_api_params {            /* texts and lists live in the arena that was given */
@@ -31,7 +32,11 @@ struct sk_api_params {            /* texts and lists live in the arena that was 
     int64_t max_tokens;           /* as asked for; -1 = not */
     const char *max_tokens_field; /* its name in the request */
     uint32_t n;                   /* answers to each prompt */
+    uint32_t best_of;             /* made for each prompt, of which the n best are shown; >= n */
+    uint32_t deadline_ms;         /* for the whole answer, from the request on; 0 = none */
+    uint32_t ttft_ms;             /* likewise for its first token */
     bool stream, include_usage, continuous_usage;
+    bool bill;                /* usage_bill */
     uint32_t stream_interval; /* tokens a chunk, at least */
     bool echo;
     int32_t

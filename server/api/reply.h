@@ -8,6 +8,7 @@
 #include "server/api/logprobs.h"
 
 struct sk_http_req;
+struct sk_job_bill;
 
 struct sk_reply { /* what all bodies of one request have in common; strings are borrowed */
     bool chat, stream;
@@ -37,6 +38,8 @@ struct sk_reply_choice { /* an answer, or the next piece of one */
 
 struct sk_reply_usage {
     uint64_t n_prompt, n_answer, n_cached; /* tokens */
+    uint64_t n_cut;                 /* tokens of the prompt that truncation took away; said where there are any */
+    const struct sk_job_bill *bill; /* NULL = not asked for */
 };
 
 /* A body is open, then its choices, then close: with one choice a chunk, with all of them the whole answer, with none
@@ -49,7 +52,8 @@ void sk_reply_close(struct sk_buf *b, const struct sk_reply *r, const struct sk_
 
 /* {"error": {message, type, param, code}} */
 void sk_reply_error(struct sk_buf *b, const struct sk_err *err);
-/* Answers the request with it: status and headers (Retry-After, WWW-Authenticate) as the code says. */
+/* Answers the request with it: status and headers as the code says. x-should-retry for all; Retry-After and
+ * retry-after-ms, of which clients take the finer one, where it may succeed later; WWW-Authenticate. */
 void sk_reply_send_error(struct sk_http_req *r, const struct sk_err *err);
 /* Answers with the JSON in b (500 when b has failed) and frees it. */
 void sk_reply_send(struct sk_http_req *r, int status, struct sk_buf *b);

@@ -2,108 +2,53 @@
 
 #include <stdio.h>
 #include <string.h>
-#include "comm/base/json.h"
 #include "comm/base/mem.h"
 #include "server/api/api.h"
 #include "server/api/auth.h"
 #include "server/api/gen.h"
 #include "server/api/reply.h"
+#include "server/web/web.h"
 
 enum { MAX_EVENT_BYTES = 64 << 20, MAX_ALLOW_BYTES = 64 };
 
-/* A method in front of a path; a path that ends in a slash stands for all that begin with it. */
+/* Who may: everybody, every key, or keys with a scope. */
+enum { OPEN = 1 << 8, ANY_KEY = 0, INFERENCE = SK_SCOPE_INFERENCE, METRICS = SK_SCOPE_METRICS, ADMIN = SK_SCOPE_ADMIN };
+
+/* A method in front of a path; a path of a name that ends in a slash stands for all that begin with it. */
 static const struct route {
     const char *method, *path;
-    bool open; /* needs no key */
-    void (*handle)(struct sk_server *s, struct sk_http_req *r);
+    unsigned needs;
+    void (*handle)(const struct sk_call *c);
 } routes[] = {
-    {"POST", "/v1/completions", false, sk_api_completions},
-    {"POST", "/v1/chat/completions", false, sk_api_chat},
-    {"GET", "/v1/models", false, sk_api_models},
-    {"GET", "/v1/models/", false, sk_api_model},
-    {"POST", "/tokenize", false, sk_api_tokenize},
-    {"POST", "/detokenize", false, sk_api_detokenize},
-    {"GET", "/version", false, sk_api_version},
-    {"GET", "/health", true, sk_api_health},
-    {"GET", "/ready", true, sk_api_ready},
-    {"POST", "/v1/embeddings", false, sk_api_not_there},
-    {"POST", "/v1/responses", false, sk_api_not_there},
-    {"POST", "/v1/messages", false, sk_api_not_there},
+    {"POST", "/v1/completions", INFERENCE, sk_api_completions},
+    {"POST", "/v1/chat/completions", INFERENCE, sk_api_chat},
+    {"GET", "/v1/models", INFERENCE, sk_api_models},
+    {"GET", "/v1/models/", INFERENCE, sk_api_model},
+    {"POST", "/tokenize", INFERENCE, sk_api_tokenize},
+    {"POST", "/detokenize", INFERENCE, sk_api_detokenize},
+    {"POST", "/explain", INFERENCE, sk_api_explain},
+    {"GET", "/version", ANY_KEY, sk_api_version},
+    {"GET", "/health", OPEN, sk_api_health},
+    {"GET", "/ready", OPEN, sk_api_ready},
+    {"GET", "/readyz", OPEN, sk_api_ready},
+    {"GET", "/livez", OPEN, sk_api_live},
+    {"GET", "/", OPEN, sk_web_page},
+    {"GET", "/web/", OPEN, sk_web_page},
+    {"GET", "/metrics", METRICS, sk_api_metrics},
+    {"GET", "/stats", METRICS, sk_api_stats},
+    {"GET", "/admin/state", ADMIN, sk_api_admin_state},
+    {"POST", "/admin/flight", ADMIN, sk_api_admin_flight},
+    {"POST", "/admin/log", ADMIN, sk_api_admin_log},
+    {"POST", "/v1/embeddings", INFERENCE, sk_api_not_there},
+    {"POST", "/v1/responses", INFERENCE, sk_api_not_there},
+    {"POST", "/v1/messages", INFERENCE, sk_api_not_there},
 };
 static const size_t n_route = sizeof routes / sizeof routes[0];
-
-/* --- what requests share --- */
-
-/* U+FDD0 in a string or key; json.c bounds the depth. */
-static bool has_guard(const struct cJSON *v)
-{
-    const char *s = sk_json_str(v), *key = sk_json_key(v);
-    if ((s && strstr(s, SK_TOKEN_GUARD)) || (key && strstr(key, SK_TOKEN_GUARD)))
-        return true;
-    for (const struct cJSON *e = sk_json_first(v); e; e = sk_json_next(e)) {
-        if (has_guard(e))
-            return true;
-    }
-    return false;
-}
-
-static int refuse_guard(const struct cJSON *body, struct sk_err *err)
-{
-    for (const struct cJSON *v = sk_json_first(body); v; v = sk_json_next(v)) {
-        if (has_guard(v))
-            return sk_err_set(err, SK_EINVAL, sk_json_key(v),
-                              "%.40s has the non-character U+FDD0 in it, which is not allowed.", sk_json_key(v));
-    }
-    return 0;
-}
-
-/* While the only model loads, nobody can say which names it has. */
-static int find_model(struct sk_server *s, const char *name, struct sk_model **ret, struct sk_err *err)
-{
-    struct sk_model *m = sk_server_model(s, name);
-    for (uint32_t i = 0; !m && i < s->n_model; i++)
-        m = s->models[i].name[0] ? NULL : &s->models[i];
-    if (!m)
-        return sk_err_set(err, SK_EMODEL, "model", "The model `%.200s` does not exist.", name ? name : "");
-    if (!m->loaded) {
-        int rc = sk_api_engine_ready(m, err);
-        return rc != 0 ? rc : sk_err_set(err, SK_EUNAVAIL, NULL, "The model is not ready.");
-    }
-    *ret = m;
-    return 0;
-}
-
-int sk_api_body(struct sk_server *s, struct sk_http_req *r, struct cJSON **ret_body, struct sk_model **ret_model,
-                struct sk_err *err)
-{
-    size_t n;
-    const char *p = sk_http_body(r, &n);
-    const char *name = NULL;
-    struct cJSON *body = NULL;
-    if (s->draining)
-        return sk_err_set(err, SK_EUNAVAIL, NULL, "The server is stopping.");
-    int rc = sk_json_parse(p ? p : "", n, (size_t)s->conf->max_body, &body, err);
-    if (rc == 0 && sk_json_type(body) != SK_JSON_OBJECT)
-        rc = sk_err_set(err, SK_ETYPE, NULL, "The body must be a JSON object, not %s.", sk_json_typename(body));
-    if (rc == 0)
-        rc = refuse_guard(body, err);
-    if (rc == 0)
-        rc = sk_json_get_str(body, "model", &name, err);
-    if (rc == 0)
-        rc = find_model(s, name, ret_model, err);
-    if (rc == 0)
-        *ret_body = body;
-    else
-        sk_json_free(body);
-    return rc;
-}
-
-/* --- the way in --- */
 
 static bool matches(const struct route *t, const char *path)
 {
     size_t n = strlen(t->path);
-    return t->path[n - 1] == '/' ? strncmp(path, t->path, n) == 0 : strcmp(path, t->path) == 0;
+    return n > 1 && t->path[n - 1] == '/' ? strncmp(path, t->path, n) == 0 : strcmp(path, t->path) == 0;
 }
 
 /* HEAD is a GET whose body stays here. */
@@ -112,79 +57,174 @@ static bool takes(const struct route *t, const char *method)
     return strcmp(method, t->method) == 0 || (strcmp(method, "HEAD") == 0 && strcmp(t->method, "GET") == 0);
 }
 
-static const struct route *find(const char *path, const char *method, char allow[MAX_ALLOW_BYTES])
+/* *ret_there: there is something at this path, with whatever method. */
+static const struct route *find(const char *path, const char *method, bool *ret_there)
 {
-    const struct route *found = NULL;
-    size_t n = 0;
-    allow[0] = '\0';
+    *ret_there = false;
     for (size_t i = 0; i < n_route; i++) {
         const struct route *t = &routes[i];
         if (!matches(t, path))
             continue;
-        n += (size_t)snprintf(allow + n, MAX_ALLOW_BYTES - n, "%s%s", t->method,
-                              strcmp(t->method, "GET") == 0 ? ", HEAD, " : ", ");
+        *ret_there = true;
         if (takes(t, method))
-            found = t;
+            return t;
     }
-    if (n > 0)
-        snprintf(allow + n, MAX_ALLOW_BYTES - n, "OPTIONS");
-    return found;
+    return NULL;
 }
 
-static int check_key(const struct sk_api *api, const struct sk_http_req *r, struct sk_err *err)
+static void list_methods(const char *path, char ret_allow[MAX_ALLOW_BYTES])
 {
-    const char *name;
-    return api->auth ? sk_auth_check(api->auth, sk_http_header(r, "Authorization"), &name, err) : 0;
+    size_t n = 0;
+    for (size_t i = 0; i < n_route; i++) {
+        const char *method = routes[i].method;
+        if (matches(&routes[i], path))
+            n += (size_t)snprintf(ret_allow + n, MAX_ALLOW_BYTES - n, "%s%s", method,
+                                  strcmp(method, "GET") == 0 ? ", HEAD, " : ", ");
+    }
+    snprintf(ret_allow + n, MAX_ALLOW_BYTES - n, "OPTIONS");
 }
 
-static void refuse_method(struct sk_http_req *r, const char *method, const char *allow)
+/* --- the way in --- */
+
+static void answer_options(struct sk_http_req *r)
 {
-    const struct sk_http_headers h = {.allow = allow};
+    char allow[MAX_ALLOW_BYTES];
+    list_methods(sk_http_path(r), allow);
+    struct sk_http_headers h = {.n = 1, .more = {{"Allow", allow}}};
+    if (sk_http_header(r, "Access-Control-Request-Method"))
+        sk_cors_preflight(&h, allow);
+    sk_http_reply(r, 204, &h, "", 0);
+}
+
+static void refuse_method(struct sk_http_req *r)
+{
+    char allow[MAX_ALLOW_BYTES];
+    list_methods(sk_http_path(r), allow);
+    const struct sk_http_headers h = {.n = 1, .more = {{"Allow", allow}}};
     struct sk_err err;
     struct sk_buf b;
-    sk_err_set(&err, SK_EMETHOD, NULL, "%.20s is not a method of %.200s: %s are.", method, sk_http_path(r), allow);
+    sk_err_set(&err, SK_EMETHOD, NULL, "%.20s is not a method of %.200s: %s are.", sk_http_method(r), sk_http_path(r),
+               allow);
     sk_buf_init(&b, 16 << 10);
     sk_reply_error(&b, &err);
     sk_http_reply(r, sk_err_http(SK_EMETHOD), &h, b.failed ? "" : b.p, b.failed ? 0 : b.n);
     sk_buf_done(&b);
 }
 
+/* Whose is it? */
+static int identify(struct sk_call *c, struct sk_err *err)
+{
+    struct sk_api *api = c->server->api;
+    struct sk_http_peer peer;
+    struct sk_auth_who who;
+    sk_http_peer(c->req, &peer);
+    const struct sk_auth_asked asked = {.authorization = sk_http_header(c->req, "Authorization"),
+                                        .x_api_key = sk_http_header(c->req, "x-api-key"),
+                                        .uid = peer.is_unix ? (int64_t)peer.uid : -1};
+    int rc = sk_auth_check(api->auth, &asked, &who, err);
+    if (rc != 0)
+        return rc;
+    c->tenant = who.tenant;
+    c->scopes = who.scopes;
+    return 0;
+}
+
+static int check_scope(const struct sk_call *c, const struct route *t, struct sk_err *err)
+{
+    static const char *const names[] = {[INFERENCE] = "inference", [METRICS] = "metrics", [ADMIN] = "admin"};
+    if (t->needs == ADMIN && !c->listener->admin)
+        return sk_err_set(err, SK_EFORBIDDEN, NULL,
+                          "%s is served on the addresses of --admin-listen only, and this is none of them.", t->path);
+    if (t->needs & ~c->scopes)
+        return sk_err_set(err, SK_EFORBIDDEN, NULL, "This API key lacks the scope `%s`, which %s needs.",
+                          names[t->needs], t->path);
+    return 0;
+}
+
+/* To those who may not come in, what is there is not told: 401 comes before 404 and 405, and 403 last. */
 void sk_api_request(void *arg, struct sk_http_req *r)
 {
-    struct sk_server *s = arg;
-    const char *method = sk_http_method(r), *path = sk_http_path(r);
-    char allow[MAX_ALLOW_BYTES];
+    const struct sk_listener *l = arg;
+    struct sk_call c = {.server = l->server, .listener = l, .req = r};
     struct sk_err err = {0};
-    const struct route *t = find(path, method, allow);
+    const char *path = sk_http_path(r);
+    bool there;
+    const struct route *t = find(path, sk_http_method(r), &there);
+    bool open = t && t->needs == OPEN;
+    int rc = 0;
 
-    if (allow[0] && strcmp(method, "OPTIONS") == 0) {
-        const struct sk_http_headers h = {.allow = allow};
-        sk_http_reply(r, 204, &h, "", 0);
+    if (there && strcmp(sk_http_method(r), "OPTIONS") == 0) {
+        answer_options(r);
         return;
     }
-    int rc = 0;
-    if (!s->api) /* closed: what still comes in on open connections */
+    if (!c.server->api) /* closed: what still comes in on open connections */
         rc = sk_err_set(&err, SK_EUNAVAIL, NULL, "The server is stopping.");
-    else if (!t || !t->open)
-        rc = check_key(s->api, r, &err);
-    if (rc == 0 && !allow[0])
+    else if (!open)
+        rc = identify(&c, &err);
+    if (rc == 0 && !there)
         rc = sk_err_set(&err, SK_ENOROUTE, NULL, "There is nothing at %.200s.", path);
+    if (rc == 0 && t && !open)
+        rc = check_scope(&c, t, &err);
     if (rc != 0)
         sk_reply_send_error(r, &err);
     else if (!t)
-        refuse_method(r, method, allow);
+        refuse_method(r);
     else
-        t->handle(s, r);
+        t->handle(&c);
 }
 
-void sk_api_not_there(struct sk_server *s, struct sk_http_req *r)
+void sk_api_answered(void *arg, const struct sk_http_req *r, int status)
+{
+    const struct sk_listener *l = arg;
+    const char *path = sk_http_path(r), *route = NULL;
+    char text[16];
+    for (size_t i = 0; path && i < n_route && !route; i++)
+        route = matches(&routes[i], path) ? routes[i].path : NULL;
+    snprintf(text, sizeof text, "%d", status);
+    sk_metric_add(l->server->metrics, SK_METRIC_HTTP_REQUESTS, 1, route ? route : "other", text);
+}
+
+void sk_api_not_there(const struct sk_call *c)
 {
     struct sk_err err;
-    sk_err_set(&err, SK_ENOTIMPL, NULL, "%.200s is not implemented by this server.", sk_http_path(r));
-    sk_reply_send_error(r, &err);
+    sk_err_set(&err, SK_ENOTIMPL, NULL, "%.200s is not implemented by this server.", sk_http_path(c->req));
+    sk_reply_send_error(c->req, &err);
 }
 
 /* --- life --- */
+
+/* The keys of a configuration. They are bound last, since that is seen by everybody. */
+static int load_keys(struct sk_server *s, const struct sk_conf *conf, bool bind, struct sk_auth **ret,
+                     struct sk_err *err)
+{
+    struct sk_auth *auth;
+    int rc = sk_auth_open(conf->api_key_file, conf->trust_users, &auth, err);
+    if (rc != 0)
+        return rc;
+    if (bind)
+        rc = sk_auth_bind(auth, s->tenants, err);
+    if (rc == 0)
+        *ret = auth;
+    else
+        sk_auth_free(auth);
+    return rc;
+}
+
+int sk_api_reload(struct sk_server *s, const struct sk_conf *conf, bool try_only, struct sk_err *err)
+{
+    struct sk_api *api = s->api;
+    struct sk_auth *auth;
+    int rc = load_keys(s, conf, !try_only, &auth, err);
+    if (rc != 0) {
+        if (!try_only)
+            sk_auth_bind(api->auth, s->tenants, NULL); /* cannot fail: its tenants are there */
+        return rc;
+    }
+    sk_auth_free(try_only ? auth : api->auth);
+    if (!try_only)
+        api->auth = auth;
+    return 0;
+}
 
 int sk_api_open(struct sk_server *s, struct sk_err *err)
 {
@@ -192,7 +232,7 @@ int sk_api_open(struct sk_server *s, struct sk_err *err)
     if (!api)
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
     sk_buf_init(&api->event, MAX_EVENT_BYTES);
-    int rc = s->conf->api_key_file[0] ? sk_auth_open(s->conf->api_key_file, &api->auth, err) : 0;
+    int rc = load_keys(s, s->conf, true, &api->auth, err);
     if (rc != 0) {
         sk_free(api);
         return rc;

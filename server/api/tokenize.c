@@ -43,7 +43,7 @@ static void put_tokens(struct sk_buf *b, const struct asked *a, const int32_t *i
     for (size_t i = 0; i < n; i++) {
         sk_buf_str(b, i ? "," : "");
         if (!a->pieces) {
-            sk_buf_fmt(b, "%d", ids[i]);
+            sk_buf_int(b, ids[i]);
             continue;
         }
         const char *text = sk_vocab_bytes(v, (uint32_t)ids[i], &n_text);
@@ -153,25 +153,25 @@ static int take_tokenize(struct sk_server *s, struct asked *a, const struct cJSO
     return encode(a, text, strlen(text), err);
 }
 
-void sk_api_tokenize(struct sk_server *s, struct sk_http_req *r)
+void sk_api_tokenize(const struct sk_call *c)
 {
     struct cJSON *body = NULL;
     struct sk_model *m;
     struct asked *a = NULL;
     struct sk_err err = {0};
-    int rc = sk_api_body(s, r, &body, &m, &err);
+    int rc = sk_api_body(c->server, c->req, &body, &m, &err);
     if (rc == 0) {
         a = sk_calloc(1, sizeof *a);
         rc = a ? 0 : sk_err_set(&err, SK_ENOMEM, NULL, "out of memory");
     }
     if (rc == 0) {
-        *a = (struct asked){.http = r, .model = m, .render = -1};
-        sk_http_set(r, a, on_gone, sk_free);
-        rc = take_tokenize(s, a, body, &err);
+        *a = (struct asked){.http = c->req, .model = m, .render = -1};
+        sk_http_set(c->req, a, on_gone, sk_free);
+        rc = take_tokenize(c->server, a, body, &err);
     }
     sk_json_free(body);
     if (rc != 0)
-        sk_reply_send_error(r, &err);
+        sk_reply_send_error(c->req, &err);
 }
 
 static int take_ids(const struct sk_model *m, const struct cJSON *v, int32_t *ids, struct sk_err *err)
@@ -218,21 +218,21 @@ static int detokenize(const struct sk_model *m, const struct cJSON *body, struct
     return rc;
 }
 
-void sk_api_detokenize(struct sk_server *s, struct sk_http_req *r)
+void sk_api_detokenize(const struct sk_call *c)
 {
     struct cJSON *body = NULL;
     struct sk_model *m;
     struct sk_buf b;
     struct sk_err err = {0};
     sk_buf_init(&b, SK_REPLY_MAX_BYTES);
-    int rc = sk_api_body(s, r, &body, &m, &err);
+    int rc = sk_api_body(c->server, c->req, &body, &m, &err);
     if (rc == 0)
         rc = detokenize(m, body, &b, &err);
     sk_json_free(body);
     if (rc == 0) {
-        sk_reply_send(r, 200, &b);
+        sk_reply_send(c->req, 200, &b);
         return;
     }
     sk_buf_done(&b);
-    sk_reply_send_error(r, &err);
+    sk_reply_send_error(c->req, &err);
 }

@@ -23,12 +23,23 @@ static void add_length(struct sk_head *h, const char *value)
         h->length = h->length * 10 + (uint64_t)(value[i] - '0');
 }
 
+/* "Content-Length:" CR LF " 3" arrives as a field "Content-Length3". */
+static bool is_longer(const char *name, const char *framing)
+{
+    size_t n = strlen(framing);
+    return strncasecmp(name, framing, n) == 0 && name[n] != '\0';
+}
+
 void sk_head_add(struct sk_head *h, const char *name, const char *value)
 {
     if (!value)
         value = "";
     if (!*name || name[strcspn(name, " \t\r\n\"(),/:;<=>?@[\\]{}")] != '\0')
         h->bad_name = true;
+    if (strchr(value, '\r'))
+        h->bad_value = true;
+    if (is_longer(name, "content-length") || is_longer(name, "transfer-encoding"))
+        h->folded = true;
     h->bytes += strlen(name) + strlen(value) + 4; /* ": " and CRLF */
     if (strcasecmp(name, "host") == 0) {
         h->n_host++;
@@ -53,6 +64,8 @@ int sk_head_check(const struct sk_head *h, size_t max_header, size_t max_body, i
     } rules[] = {
         {h->bytes > max_header, 431, SK_ETOOBIG, "The request header is too large."},
         {h->bad_name, 400, SK_EINVAL, "A header's name has a character in it that names cannot have."},
+        {h->bad_value, 400, SK_EINVAL, "A header's value has a carriage return in it."},
+        {h->folded, 400, SK_EINVAL, "A header that frames the message must be a single line."},
         {h->http11 && h->n_host == 0, 400, SK_EINVAL, "The Host header is missing."},
         {h->n_host > 1, 400, SK_EINVAL, "There is more than one Host header."},
         {h->n_length > 0 && h->n_coding > 0, 400, SK_EINVAL,

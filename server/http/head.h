@@ -1,6 +1,7 @@
 /* What we hold against a request's head before its body is read. libmicrohttpd 0.9.75 is lax where a proxy in front of
- * us may not be (it takes the first of two Content-Lengths, and chunked over Content-Length), which is how requests are
- * smuggled; so framing is judged here. RFC 9112, sections 3.2, 6.1 and 6.3. Pure: no library, no state but the struct.
+ * us may not be (it takes the first of two Content-Lengths, and chunked over Content-Length, and adds the continuation
+ * of a line to the field's name), which is how requests are smuggled; so framing is judged here. RFC 9112,
+ * sections 2.2, 3.2, 5.2, 6.1 and 6.3. Pure: no library, no state but the struct.
  */
 #ifndef SK_HEAD_H
 #define SK_HEAD_H
@@ -12,6 +13,8 @@ struct sk_head {
     bool http11;
     uint32_t n_host, n_length, n_coding; /* Host, Content-Length, Transfer-Encoding fields */
     bool bad_name;                       /* a field's name is no token, such as "Content-Length " */
+    bool bad_value;                      /* a value has a CR in it, which others take for a line's end */
+    bool folded;                         /* a field that frames the message goes on in the next line */
     bool bad_coding;                     /* a transfer coding other than chunked */
     bool bad_length;                     /* not a decimal number of at most 18 digits */
     bool encoded;                        /* Content-Encoding other than identity */

@@ -1,10 +1,12 @@
 /* fork and exec by hand, since uv_spawn has no place for PR_SET_PDEATHSIG: an engine must not outlive a daemon that was
  * killed. */
+#define _GNU_SOURCE /* environ */
 #include "server/job/child.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -121,32 +123,81 @@ static int plumbing_open(struct plumbing *p, bool lines)
     return lines && (uv_pipe(p->out[0], 0, 0) != 0 || uv_pipe(p->out[1], 0, 0) != 0) ? -1 : 0;
 }
 
+/* Sockets, watchdog and credentials of a service are for its main process: see sd_notify(3), sd_listen_fds(3),
+ * systemd.exec(5). */
+static bool is_ours_alone(const char *var)
+{
+    static const char *const names[] = {"NOTIFY_SOCKET=", "LISTEN_FDS=",   "LISTEN_PID=",           "LISTEN_FDNAMES=",
+                                        "WATCHDOG_USEC=", "WATCHDOG_PID=", "CREDENTIALS_DIRECTORY="};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strncmp(var, names[i], strlen(names[i])) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Owned is the array only. NULL: no memory. */
+static char **child_environment(void)
+{
+    size_t n = 0, kept = 0;
+    while (environ[n])
+        n++;
+    char **env = sk_malloc((n + 1) * sizeof *env);
+    if (!env)
+        return NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (!is_ours_alone(environ[i]))
+            env[kept++] = environ[i];
+    }
+    env[kept] = NULL;
+    return env;
+}
+
 /* In the child: async-signal-safe calls only. */
-static void become(const struct sk_child_conf *conf, const struct plumbing *p, pid_t parent)
+static void become(const struct sk_child_conf *conf, const struct plumbing *p, pid_t parent, char **env)
 {
     sigset_t none;
     int e;
 
+    for (int i = 1; i < NSIG; i++)
+        signal(i, SIG_DFL); /* but for those that have no other */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    signal(SIGPIPE, SIG_DFL);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
         _exit(127);
-    /* The exec pipe must not be where descriptor 3 goes. */
-    int report = fcntl(p->exec[1], F_DUPFD_CLOEXEC, 10);
-    int channel = conf->fd >= 0 ? fcntl(conf->fd, F_DUPFD_CLOEXEC, 10) : -1;
-    if (report < 0 || (conf->fd >= 0 && channel < 0))
+    /* Nothing must be where descriptors 3 and 4 go. */
+    int report = fcntl(p->exec[1], F_DUPFD_CLOEXEC, 10), moved[2];
+    bool ok = report >= 0;
+    for (int i = 0; i < 2; i++) {
+        moved[i] = conf->fd[i] >= 0 ? fcntl(conf->fd[i], F_DUPFD_CLOEXEC, 10) : -1;
+        ok = ok && (conf->fd[i] < 0 || moved[i] >= 0);
+    }
+    if (!ok)
         _exit(127);
-    bool ok = dup2(p->null, 0) == 0 && dup2(conf->lines ? p->out[0][1] : 2, 1) == 1;
+    ok = dup2(p->null, 0) == 0 && dup2(conf->lines ? p->out[0][1] : 2, 1) == 1;
     if (conf->lines)
         ok = ok && dup2(p->out[1][1], 2) == 2;
-    if (channel >= 0)
-        ok = ok && dup2(channel, 3) == 3;
+    for (int i = 0; i < 2; i++)
+        ok = ok && (moved[i] < 0 || dup2(moved[i], 3 + i) == 3 + i);
     if (ok)
-        execv(conf->argv[0], conf->argv);
+        execve(conf->argv[0], conf->argv, env);
     e = errno;
     (void)!write(report, &e, sizeof e);
     _exit(127);
+}
+
+/* Signals wait until the child has put our handlers away: those would write into pipes that it shares with us. */
+static pid_t fork_deaf(const struct sk_child_conf *conf, const struct plumbing *p, char **env)
+{
+    sigset_t all, before;
+    pid_t self = getpid();
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pid_t pid = fork();
+    if (pid == 0)
+        become(conf, p, self, env);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return pid;
 }
 
 static void open_pipes(struct sk_child *c, struct plumbing *p, uv_loop_t *loop)
@@ -191,23 +242,24 @@ static int fail_start(struct sk_child *c, int e, struct sk_err *err)
 int sk_child_start(struct uv_loop_s *loop, const struct sk_child_conf *conf, struct sk_child **ret, struct sk_err *err)
 {
     struct plumbing p;
+    char **env = child_environment();
     struct sk_child *c = sk_calloc(1, sizeof *c);
     int rc = 0, e = 0;
-    if (!c)
+    if (!c || !env) {
+        sk_free(c);
+        sk_free(env);
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
+    }
     c->conf = *conf;
     uv_signal_init(loop, &c->signal);
     c->signal.data = c;
     c->n_handles = 1;
     uv_signal_start(&c->signal, on_sigchld, SIGCHLD); /* before there is a child to miss */
 
-    pid_t self = getpid();
-    if (plumbing_open(&p, conf->lines) != 0 || (c->pid = fork()) < 0) {
+    if (plumbing_open(&p, conf->lines) != 0 || (c->pid = fork_deaf(conf, &p, env)) < 0) {
         rc = fail_start(c, errno, err);
         goto out;
     }
-    if (c->pid == 0)
-        become(conf, &p, self);
     close(p.exec[1]);
     p.exec[1] = -1;
     e = read_errno(p.exec[0]); /* returns when the child has become the program */
@@ -221,6 +273,7 @@ int sk_child_start(struct uv_loop_s *loop, const struct sk_child_conf *conf, str
     *ret = c;
 out:
     plumbing_close(&p);
+    sk_free(env);
     return rc;
 }
 
@@ -233,4 +286,17 @@ void sk_child_kill(struct sk_child *c, int signum)
 int sk_child_pid(const struct sk_child *c)
 {
     return c->pid;
+}
+
+bool sk_child_is_stopped(const struct sk_child *c)
+{
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)c->pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (fd >= 0)
+        close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    const char *end = strrchr(text, ')'); /* of the name, which may hold anything */
+    return end && (strncmp(end, ") T", 3) == 0 || strncmp(end, ") t", 3) == 0);
 }

@@ -1,5 +1,5 @@
-/* A child process: started with descriptor 3 or with its output as lines, reaped, and ended with us whatever happens to
- * us. Owner: loop thread. */
+/* A child process: started with descriptors of its own or with its output as lines, reaped, and ended with us whatever
+ * happens to us. Its environment is ours without what a service manager meant for us alone. Owner: loop thread. */
 #ifndef SK_CHILD_H
 #define SK_CHILD_H
 #include <stdbool.h>
@@ -10,7 +10,7 @@ struct sk_child;
 
 struct sk_child_conf {
     char *const *argv; /* argv[0] is the path of the program; NULL-terminated; borrowed for the call */
-    int fd;     /* becomes descriptor 3 of the child, its only one beyond 0..2; -1 = none; remains the caller's */
+    int fd[2];  /* become descriptors 3 and 4 of the child, its only ones beyond 0..2; -1 = none; remain the caller's */
     bool lines; /* stdout and stderr come line by line through on_line; else stdout goes where our stderr goes */
     void *arg;
     void (*on_line)(void *arg, bool is_stderr, const char *line);
@@ -23,5 +23,7 @@ struct sk_child_conf {
 int sk_child_start(struct uv_loop_s *loop, const struct sk_child_conf *conf, struct sk_child **ret, struct sk_err *err);
 void sk_child_kill(struct sk_child *c, int signum);
 int sk_child_pid(const struct sk_child *c);
+/* Does it stand still because somebody stopped it (SIGSTOP, a debugger)? */
+bool sk_child_is_stopped(const struct sk_child *c);
 
 #endif

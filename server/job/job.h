@@ -1,11 +1,15 @@
 /* A job: one request of a client on its way through an engine, with its journal. One job has one prompt; a request with
  * several prompts makes several jobs. Each of its n choices is one sequence on the wire. Owner: loop thread.
  *
- *   QUEUED --credit--> RUNNING --all choices finished--> DONE          QUEUED, RUNNING --cancel--> DONE
- *   RUNNING --engine lost--> QUEUED (admitted again from the journal, which has every token delivered)
+ *   QUEUED --place--> RUNNING --all choices finished--> DONE          QUEUED, RUNNING --cancel, deadline--> DONE
+ *   RUNNING --engine lost, makes room--> QUEUED (goes on from the journal, which has every token delivered)
  *
  * The journal is the prompt, the params and per choice the tokens delivered so far; after a restart of the engine the
- * job goes on as if nothing had happened: no token lost, none doubled, none delivered before is delivered again. */
+ * job goes on as if nothing had happened: no token lost, none doubled, none delivered before is delivered again.
+ *
+ * What waits, waits here and not in the engine: which sequence goes next (fair.h: the tenant that got least, then
+ * priority, then nearest its end after a restart, then age), what is dropped because its time is over, and what must
+ * give its place to another tenant's are the daemon's decisions. */
 #ifndef SK_JOB_H
 #define SK_JOB_H
 #include <stdbool.h>
@@ -14,6 +18,7 @@
 #include "comm/base/err.h"
 #include "comm/wire/params.h"
 #include "comm/wire/wire.h"
+#include "server/job/tenant.h"
 
 struct sk_engine; /* link + supervisor + jobs of one engine (server/job/engine.c) */
 struct sk_job;
@@ -31,18 +36,68 @@ struct sk_job_req {
     uint32_t n_prompt, n_choice;
     const struct sk_params *params; /* seed set; each choice k draws with counter `choice` = k */
     const int32_t *list;            /* copied */
+    struct sk_tenant *tenant;       /* never NULL */
+    const char *id;                 /* of the HTTP request, for people; copied, cut at 63 bytes */
+    /* On sk_clock_us; 0 = none. A choice without a token by `first_us`, or not ended by `end_us`, ends with
+     * SK_FINISH_ERROR and SK_EDEADLINE; one that waits is never sent then. */
+    uint64_t first_us, end_us;
     sk_job_cb *cb;
     void *arg;
 };
 
-/* Admits a job. -SK_EQUEUE (429) when max_queue sequences wait or the journal is full, -SK_EUNAVAIL (503: no engine
- * yet; err says "loading ..."), -SK_ECTX. */
+/* Whether a request of n_seq sequences in one or more jobs, whose prompts have n_tok tokens together, could be let in
+ * when nothing else is there. -SK_ERANGE: never, and err says the limit. 0 too while no engine was READY. */
+int sk_job_fits(const struct sk_engine *e, uint64_t n_seq, uint64_t n_tok, struct sk_err *err);
+/* Admits a job. -SK_ERANGE as sk_job_fits, -SK_EQUEUE (429) when max_queue sequences or max_queue_tokens prompt tokens
+ * wait or the journal is full, -SK_EBEHIND (429) when by the measured rate its deadlines cannot be met (of an answer
+ * that may end by itself, one token counts; for these, err->retry_ms says when to come again), -SK_EUNAVAIL (503: no
+ * engine yet; err says "loading ..."), -SK_ECTX. */
 int sk_job_submit(struct sk_engine *e, const struct sk_job_req *req, struct sk_job **ret, struct sk_err *err);
 /* One choice (a stop string matched, say) or all: no more callbacks for it; blocks are freed at the next step. */
 void sk_job_cancel(struct sk_job *j, uint32_t choice); /* SK_WIRE_ALL */
 /* After the last finish or cancel of every choice: gives the job back. Must be called exactly once. Cancels what still
  * runs. */
 void sk_job_free(struct sk_job *j);
+
+/* What a job has cost so far, over all its choices and engines. */
+struct sk_job_bill {
+    uint64_t queue_us, prefill_us, decode_us; /* wall time of the job: until it was sent first, to its first token, to
+                                                 its last */
+    uint64_t cpu_us, blk_us;                  /* as in struct sk_wire_entry */
+    uint32_t n_preempt, n_readmit;            /* most of any choice */
+};
+void sk_job_bill(const struct sk_job *j, struct sk_job_bill *ret);
+
+/* When a request that came now would be served, by the rates measured so far; all 0 while nothing was measured. */
+struct sk_engine_estimate {
+    uint64_t queue_us; /* until the engine takes it */
+    uint64_t first_us; /* until its first token */
+    uint64_t end_us;   /* until its last */
+};
+void sk_engine_estimate(const struct sk_engine *e, const struct sk_tenant *t, uint32_t n_prompt, uint32_t n_answer,
+                        struct sk_engine_estimate *ret);
+
+/* One choice of a job, for people. */
+enum sk_job_state { SK_JOB_WAITING, SK_JOB_SENT, SK_JOB_OVER };
+struct sk_job_view {
+    const char *id, *tenant;
+    uint64_t wire; /* its id in frames, 0 unless SENT */
+    uint32_t choice, n_prompt, n_done, max_tokens;
+    int32_t priority;
+    enum sk_job_state state;
+    bool suspect;
+    uint64_t age_us;
+};
+/* All unfinished choices, oldest job first. */
+void sk_engine_each(const struct sk_engine *e, void (*each)(void *arg, const struct sk_job_view *v), void *arg);
+/* Asks the engine what it holds and how many of `tok` its prefix cache has; `done` is called once, later, with NULL
+ * when the engine is lost before it answers. Not when this fails: -SK_EUNAVAIL (there is no engine now), -SK_EBUSY
+ * (more than SK_ENGINE_MAX_PEEKS at once, or much waits to be sent), -SK_ENOMEM, -SK_ETOOBIG. */
+enum { SK_ENGINE_MAX_PEEKS = 64 };
+int sk_engine_peek(struct sk_engine *e, const int32_t *tok, uint32_t n_tok, uint64_t salt,
+                   void (*done)(void *arg, const struct sk_wire_view *v), void *arg);
+/* Forgets the peeks of this `arg`: their `done` will not be called. */
+void sk_engine_unpeek(struct sk_engine *e, void *arg);
 
 /* The engine as the daemon sees it. */
 enum sk_engine_state {
@@ -59,16 +114,20 @@ struct sk_engine_status {
     uint32_t permille; /* of building or loading */
     char text[512];    /* why it is not ready: "building 43 %", "engine exited with signal 9, starting again in 2 s" */
     uint32_t restarts, n_waiting, n_running;
+    int pid;              /* 0 = none */
+    bool making_progress; /* it is READY, and when it has work its last step is not long ago */
+    uint64_t journal_tok;
     struct sk_wire_hello hello; /* valid once READY */
-    struct sk_wire_stats stats;
+    struct sk_wire_stats stats; /* counters of all engines since the daemon started, levels of this one */
 };
 
 struct uv_loop_s;
 struct sk_conf;
-struct sk_dir;
+struct sk_metrics;
 struct sk_engine_conf {
     const struct sk_conf *conf; /* borrowed, alive as long as the engine */
     const char *bin_dir;        /* where skein-engine and skein-build are */
+    struct sk_metrics *metrics; /* borrowed; NULL = none */
     void *arg;
     void (*on_dir)(
         void *arg,
@@ -80,7 +139,12 @@ struct sk_engine_conf {
  * admits jobs again. */
 int sk_engine_open(struct uv_loop_s *loop, const struct sk_engine_conf *conf, struct sk_engine **ret,
                    struct sk_err *err);
+/* The configuration has changed: new limits hold for what waits already, from the loop's next turn on. */
+void sk_engine_reloaded(struct sk_engine *e);
 void sk_engine_status(const struct sk_engine *e, struct sk_engine_status *ret);
+/* Writes the flight recorder's segments into files of --flight-dir; *ret_path (at least 1,024 bytes) is the newest.
+ * -SK_ENOENT: nothing was recorded; -SK_EIO. A crash does so by itself. */
+int sk_engine_dump_flight(struct sk_engine *e, const char *why, char *ret_path, struct sk_err *err);
 /* QUIT, then SIGKILL after a grace; `done` when the child is reaped and all handles are closed. */
 void sk_engine_close(struct sk_engine *e, void (*done)(void *arg), void *arg);
 

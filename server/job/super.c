@@ -13,16 +13,24 @@
 #include "comm/base/mem.h"
 #include "comm/dir/dir.h"
 #include "server/job/child.h"
+#include "server/job/command.h"
+#include "server/job/dump.h"
+#include "server/metrics/metrics.h"
 
 enum {
-    MAX_ARGS = 64,
     FIRST_BACKOFF_MS = 100,
     MAX_BACKOFF_MS = 10000,
     STEADY_MS = 10000,     /* READY for so long, and the back-off begins anew */
     MAX_FAILED_STARTS = 5, /* in a row, without READY between */
     MAX_BEAT_MS = 5000,
-    QUIT_GRACE_MS = 5000
+    QUIT_GRACE_MS = 5000,
+    SEGMENT_BYTES = 8 << 20 /* of the flight recorder, two of them: most that it takes, pages come as it writes */
 };
+
+/* How an engine ended, and its name as a label of skein_engine_ends_total. Only of a crash and of a hang is somebody on
+ * board to blame; START is either of them before it was READY. */
+enum end { END_CRASH, END_HANG, END_KILLED, END_START };
+static const char *const end_names[] = {"crash", "hang", "killed", "start"};
 
 struct sk_super {
     struct sk_super_conf conf;
@@ -37,11 +45,15 @@ struct sk_super {
     char build_error[448]; /* what skein-build said last */
     struct sk_child *child;
     struct sk_link *link;
+    struct sk_board board;
+    int board_fd;
     bool was_ready;    /* at least once */
-    bool killed_by_us; /* hung or broke the protocol: its own fault */
-    uint64_t beat_number, ready_ms, step;
-    uint32_t unheard, unmoved; /* beats since the last frame, since the last step: beats, not time, so that a stopped
-                                  daemon blames nobody */
+    bool killed_by_us; /* and killed_as says how that counts */
+    enum end killed_as;
+    int pid; /* of the engine, 0 = none */
+    uint64_t beat_number, ready_ms, step, progress;
+    uint32_t unheard, unmoved; /* beats since the last frame, since the last step, or since the board's progress moved:
+                                  beats, not time, so that a stopped daemon blames nobody */
     int n_handles;
     void (*done)(void *arg);
     void *done_arg;
@@ -66,6 +78,7 @@ static void to(struct sk_super *s, enum sk_engine_state state)
     };
     sk_assert(next[s->state] & (1u << state));
     s->state = state;
+    sk_metric_set(s->conf.metrics, SK_METRIC_ENGINE_UP, state == SK_ENGINE_READY, NULL, NULL);
     if (s->conf.on_state && state < SK_ENGINE_STOPPING)
         s->conf.on_state(s->conf.arg);
 }
@@ -90,6 +103,8 @@ static void on_handle_closed(uv_handle_t *h)
     void (*done)(void *arg) = s->done;
     void *arg = s->done_arg;
     to(s, SK_ENGINE_STOPPED);
+    sk_board_unmap(&s->board);
+    close(s->board_fd);
     sk_free(s);
     if (done)
         done(arg);
@@ -101,48 +116,14 @@ static void finish_close(struct sk_super *s)
     uv_close((uv_handle_t *)&s->beat, on_handle_closed);
 }
 
-/* --- command lines --- */
-
-struct args {
-    char *v[MAX_ARGS + 1];
-    int n;
-    int rc; /* the first failure */
-};
-
-static void args_add(struct args *a, const char *fmt, const char *value)
+/* Takes the command line. */
+static int start_child(struct sk_super *s, struct sk_command *c, const struct sk_child_conf *conf, struct sk_err *err)
 {
-    char s[2200];
-    snprintf(s, sizeof s, fmt, value);
-    char *copy = a->n < MAX_ARGS ? sk_strdup(s) : NULL;
-    if (copy)
-        a->v[a->n++] = copy;
-    else if (!a->rc)
-        a->rc = -SK_ENOMEM;
-}
-
-static void args_conf(struct args *a, const struct sk_conf *conf, unsigned prog)
-{
-    int n = sk_conf_to_args(conf, prog, a->v + a->n, MAX_ARGS - a->n);
-    if (n >= 0)
-        a->n += n;
-    else if (!a->rc)
-        a->rc = n;
-}
-
-static void args_done(struct args *a)
-{
-    for (int i = 0; i < a->n; i++)
-        sk_free(a->v[i]);
-}
-
-static int start_child(struct sk_super *s, struct args *a, const struct sk_child_conf *conf, struct sk_err *err)
-{
-    struct sk_child_conf c = *conf;
-    c.argv = a->v;
-    c.arg = s;
-    int rc = a->rc ? sk_err_set(err, a->rc, NULL, "no command line: %s", sk_err_text(a->rc))
-                   : sk_child_start(s->loop, &c, &s->child, err);
-    args_done(a);
+    struct sk_child_conf cc = *conf;
+    cc.argv = c->argv;
+    cc.arg = s;
+    int rc = sk_child_start(s->loop, &cc, &s->child, err);
+    sk_command_done(c);
     return rc;
 }
 
@@ -184,16 +165,15 @@ static void on_build_exit(void *arg, int status)
 
 static void build(struct sk_super *s)
 {
-    const struct sk_conf *c = s->conf.conf;
-    struct args a = {0};
+    const struct sk_child_conf child = {
+        .fd = {-1, -1}, .lines = true, .on_line = on_build_line, .on_exit = on_build_exit};
+    struct sk_command c;
     struct sk_err err;
-    args_add(&a, "%s/skein-build", s->conf.bin_dir);
-    args_add(&a, "--cache=%s", c->model);
-    args_add(&a, "%s", "--porcelain");
-    args_conf(&a, c, SK_PROG_BUILD);
     progress(s, "building", 0);
-    const struct sk_child_conf child = {.fd = -1, .lines = true, .on_line = on_build_line, .on_exit = on_build_exit};
-    if (start_child(s, &a, &child, &err) != 0)
+    int rc = sk_command_build(&c, s->conf.conf, s->conf.bin_dir, &err);
+    if (rc == 0)
+        rc = start_child(s, &c, &child, &err);
+    if (rc != 0)
         fail(s, err.msg);
 }
 
@@ -213,23 +193,62 @@ static void begin(struct sk_super *s)
         uv_timer_start(&s->timer, on_start, 0, 0);
 }
 
+/* --- the flight recorder --- */
+
+static int dump_flight(struct sk_super *s, const char *why, char *ret_path, struct sk_err *err)
+{
+    const struct sk_conf *c = s->conf.conf;
+    char dir[SK_CONF_STR_MAX], cache[SK_DIR_MAX_CACHE];
+    if (s->board.max_plan == 0)
+        return sk_err_set(err, SK_ENOENT, "flight-plans", "--flight-plans is 0: nothing was recorded");
+    int rc = c->flight_dir[0] ? 0 : sk_dir_cache(c->cache_dir, cache, sizeof cache, err);
+    if (rc != 0)
+        return rc;
+    if (c->flight_dir[0])
+        snprintf(dir, sizeof dir, "%s", c->flight_dir);
+    else
+        snprintf(dir, sizeof dir, "%s/flight", cache);
+    return sk_dump_write(&s->board, dir, s->pid, why, ret_path, err);
+}
+
+int sk_super_dump_flight(struct sk_super *s, const char *why, char *ret_path, struct sk_err *err)
+{
+    int rc = dump_flight(s, why, ret_path, err);
+    if (rc == 0)
+        sk_log(SK_LOG_WARN, "the last steps of engine pid=%d (%s) are in %s; they hold prompts", s->pid, why, ret_path);
+    return rc;
+}
+
+static void dump_after_end(struct sk_super *s, enum end end)
+{
+    char path[SK_DUMP_MAX_PATH];
+    struct sk_err err;
+    int rc = sk_super_dump_flight(s, end_names[end], path, &err);
+    if (rc != 0 && rc != -SK_ENOENT)
+        sk_log(SK_LOG_ERROR, "the last steps of the engine could not be written: %s", err.msg);
+}
+
 /* --- the engine's end --- */
 
-static void kill_engine(struct sk_super *s, const char *why)
+static void kill_engine(struct sk_super *s, enum end as, const char *why)
 {
     if (!s->child || s->killed_by_us)
         return;
-    sk_log(SK_LOG_ERROR, "engine pid=%d is killed: %s", sk_child_pid(s->child), why);
+    sk_log(SK_LOG_ERROR, "engine pid=%d is killed: %s", s->pid, why);
     snprintf(s->refused, sizeof s->refused, "%s", why);
     s->killed_by_us = true;
+    s->killed_as = as;
     sk_child_kill(s->child, SIGKILL);
 }
 
-/* These come from outside (an operator, the kernel short of memory) and say nothing about the requests on board. */
-static bool is_own_fault(const struct sk_super *s, int status)
+/* Some signals come from outside (an operator, the kernel short of memory) and say nothing about the engine, nor about
+ * the requests on board. One that said why it gives up, and hung up, ended by itself, whatever hit it then. */
+static enum end end_of(const struct sk_super *s, int status, bool was_up)
 {
     int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-    return s->killed_by_us || !(sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP);
+    bool from_outside = sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP;
+    enum end end = s->killed_by_us ? s->killed_as : from_outside && !s->refused[0] ? END_KILLED : END_CRASH;
+    return was_up || end == END_KILLED ? end : END_START;
 }
 
 static void describe_end(const struct sk_super *s, int status, char *ret, size_t n)
@@ -242,27 +261,43 @@ static void describe_end(const struct sk_super *s, int status, char *ret, size_t
         snprintf(ret, n, "the engine exited with status %d", WEXITSTATUS(status));
 }
 
-/* An engine that was not READY says no by itself, or is broken; one that was is given time. */
-static void back_off(struct sk_super *s, const char *why, bool was_up)
+/* The time that the next start waits. One that did some work is started at once, however often: nobody is to wait for
+ * what one request does to engines, and that is found out after a few (server/job/suspect.c). */
+static uint64_t next_backoff(struct sk_super *s, bool was_up)
 {
-    if (!was_up && ((!s->was_ready && s->refused[0]) || ++s->n_failed_starts >= MAX_FAILED_STARTS)) {
-        fail(s, why);
-        return;
-    }
-    if (was_up) {
-        s->n_failed_starts = 0;
-        if (uv_now(s->loop) - s->ready_ms >= STEADY_MS)
-            s->backoff_ms = 0;
-    }
+    if (was_up && (s->step > 0 || uv_now(s->loop) - s->ready_ms >= STEADY_MS))
+        s->backoff_ms = 0;
     uint64_t ms = s->backoff_ms ? s->backoff_ms : was_up ? 0 : FIRST_BACKOFF_MS;
     s->backoff_ms = s->backoff_ms == 0                   ? FIRST_BACKOFF_MS
                     : s->backoff_ms * 2 < MAX_BACKOFF_MS ? s->backoff_ms * 2
                                                          : MAX_BACKOFF_MS;
+    return ms;
+}
+
+/* An engine that never was READY may say no, or be broken, for good: FAILED. One that was is tried for ever; who waits
+ * for it is told when it looks hopeless. */
+static void back_off(struct sk_super *s, bool was_up, enum end end, const char *why)
+{
+    bool is_failed_start = !was_up && !(end == END_KILLED && s->was_ready); /* one that has served is not broken */
+    s->n_failed_starts = was_up ? 0 : s->n_failed_starts + is_failed_start;
+    sk_metric_add(s->conf.metrics, SK_METRIC_ENGINE_ENDS, 1, end_names[end], NULL);
+    if (!s->was_ready && (s->refused[0] || s->n_failed_starts >= MAX_FAILED_STARTS)) {
+        fail(s, why);
+        s->conf.on_lost(s->conf.arg, NULL, 0);
+        return;
+    }
+    uint64_t ms = next_backoff(s, was_up);
     s->restarts++;
     snprintf(s->text, sizeof s->text, "%.448s, starting again in %.1f s", why, (double)ms / 1e3);
     sk_log(SK_LOG_WARN, "%s", s->text);
-    to(s, SK_ENGINE_BACKOFF);
     uv_timer_start(&s->timer, on_start, ms, 0);
+    to(s, SK_ENGINE_BACKOFF);
+    if (was_up) {
+        bool own_fault = end == END_CRASH || end == END_HANG;
+        s->conf.on_lost(s->conf.arg, s->board.seat, own_fault ? sk_board_seats(&s->board) : 0);
+    }
+    if (is_failed_start && s->n_failed_starts == MAX_FAILED_STARTS && s->conf.on_hopeless)
+        s->conf.on_hopeless(s->conf.arg);
 }
 
 static void on_engine_exit(void *arg, int status)
@@ -281,21 +316,26 @@ static void on_engine_exit(void *arg, int status)
         return;
     }
     bool was_up = s->state == SK_ENGINE_READY;
+    enum end end = end_of(s, status, was_up);
     describe_end(s, status, why, sizeof why);
-    back_off(s, why, was_up);
-    if (was_up || s->state == SK_ENGINE_FAILED)
-        s->conf.on_lost(s->conf.arg, is_own_fault(s, status));
+    if (end == END_CRASH || end == END_HANG)
+        dump_after_end(s, end);
+    s->pid = 0;
+    back_off(s, was_up, end, why);
 }
 
+/* What the engine sends can be its requests' doing; that our side of the channel is full, or has no memory, is not. */
 static void on_link_down(void *arg, const char *why)
 {
     struct sk_super *s = arg;
+    char text[128];
     if (s->state == SK_ENGINE_STOPPING || !s->child)
         return;
+    snprintf(text, sizeof text, "the channel to the engine: %s", why);
     if (strcmp(why, "connection lost") == 0)
         sk_child_kill(s->child, SIGKILL); /* most likely it has ended by itself; else it is of no use now */
     else
-        kill_engine(s, why);
+        kill_engine(s, strcmp(why, "protocol error") == 0 ? END_CRASH : END_KILLED, text);
 }
 
 /* --- frames --- */
@@ -305,11 +345,11 @@ static void on_hello(struct sk_super *s, const struct sk_wire_hello *h)
     if (s->state != SK_ENGINE_STARTING)
         return;
     if (h->version != SK_WIRE_VERSION || strcmp(h->build, SK_VERSION) != 0) {
-        kill_engine(s, "skein-engine is of another version than skeind");
+        kill_engine(s, END_CRASH, "skein-engine is of another version than skeind");
         return;
     }
     if (strcmp(h->digest, s->digest) != 0 || h->credit == 0) {
-        kill_engine(s, "the engine serves another directory, or nothing");
+        kill_engine(s, END_CRASH, "the engine serves another directory, or nothing");
         return;
     }
     s->was_ready = true;
@@ -359,11 +399,12 @@ static void on_frame(void *arg, const struct sk_frame *f)
             s->conf.on_frame(s->conf.arg, f);
         break;
     case SK_FRAME_STATS:
+    case SK_FRAME_VIEW:
         if (s->state == SK_ENGINE_READY)
             s->conf.on_frame(s->conf.arg, f);
         break;
     default:
-        kill_engine(s, "the engine sent a frame of a kind that is not its to send");
+        kill_engine(s, END_CRASH, "the engine sent a frame of a kind that is not its to send");
     }
 }
 
@@ -373,16 +414,41 @@ static uint64_t beat_ms(const struct sk_super *s)
     return ms < MAX_BEAT_MS ? ms : MAX_BEAT_MS;
 }
 
+static uint32_t max_beats(const struct sk_super *s)
+{
+    return (uint32_t)((uint64_t)s->conf.conf->engine_timeout / beat_ms(s));
+}
+
+/* One that was stopped from outside hangs, too, but not of its own making. */
+static void kill_hung(struct sk_super *s, const char *why)
+{
+    if (sk_child_is_stopped(s->child))
+        kill_engine(s, END_KILLED, "the engine was stopped (SIGSTOP) for --engine-timeout");
+    else
+        kill_engine(s, END_HANG, why);
+}
+
+/* Steps of many rows take long, and meanwhile the leader sends nothing. */
+static void look_at_progress(struct sk_super *s)
+{
+    uint64_t progress = sk_board_progress(&s->board);
+    if (progress == s->progress)
+        return;
+    s->progress = progress;
+    s->unheard = s->unmoved = 0;
+}
+
 static void on_beat(uv_timer_t *t)
 {
     struct sk_super *s = t->data;
-    uint32_t limit = (uint32_t)((uint64_t)s->conf.conf->engine_timeout / beat_ms(s));
+    uv_timer_set_repeat(t, beat_ms(s)); /* --engine-timeout may have been read anew */
     s->unheard++;
     s->unmoved = s->conf.is_busy(s->conf.arg) ? s->unmoved + 1 : 0;
-    if (s->unheard > limit) {
-        kill_engine(s, "the engine gave no sign of life for --engine-timeout");
-    } else if (s->state == SK_ENGINE_READY && s->unmoved > limit) {
-        kill_engine(s, "the engine finished no step for --engine-timeout");
+    look_at_progress(s);
+    if (s->unheard > max_beats(s)) {
+        kill_hung(s, "the engine gave no sign of life for --engine-timeout");
+    } else if (s->state == SK_ENGINE_READY && s->unmoved > max_beats(s)) {
+        kill_hung(s, "the engine finished no step for --engine-timeout");
     } else if (s->link && s->state == SK_ENGINE_READY) {
         sk_wire_put_beat(sk_link_out(s->link), ++s->beat_number, s->step);
         sk_link_flush(s->link);
@@ -393,19 +459,14 @@ static void on_beat(uv_timer_t *t)
 
 static int spawn_engine(struct sk_super *s, int fd, struct sk_err *err)
 {
-    const struct sk_conf *c = s->conf.conf;
-    struct args a = {0};
-    char record[SK_CONF_STR_MAX + 16];
-    args_add(&a, "%s/skein-engine", s->conf.bin_dir);
-    args_add(&a, "%s", "--fd=3");
-    args_add(&a, "--dir=%s", s->dir);
-    args_conf(&a, c, SK_PROG_ENGINE);
-    if (c->engine_record[0]) { /* each engine's history is a file of its own */
-        snprintf(record, sizeof record, s->restarts ? "%s.%u" : "%s", c->engine_record, s->restarts);
-        args_add(&a, "--record=%s", record);
-    }
-    const struct sk_child_conf child = {.fd = fd, .on_exit = on_engine_exit};
-    return start_child(s, &a, &child, err);
+    const struct sk_child_conf child = {.fd = {fd, s->board_fd}, .on_exit = on_engine_exit};
+    struct sk_command c;
+    sk_board_clear(&s->board);
+    int rc = sk_command_engine(&c, s->conf.conf, s->conf.bin_dir, s->dir, s->restarts, err);
+    if (rc == 0)
+        rc = start_child(s, &c, &child, err);
+    s->pid = rc == 0 ? sk_child_pid(s->child) : 0;
+    return rc;
 }
 
 static int connect_engine(struct sk_super *s, struct sk_err *err)
@@ -423,7 +484,8 @@ static int connect_engine(struct sk_super *s, struct sk_err *err)
     }
     rc = sk_link_open(s->loop, sv[0], &lc, &s->link);
     if (rc != 0) {
-        kill_engine(s, "no memory for the channel to the engine"); /* and on_engine_exit goes on from there */
+        kill_engine(s, END_CRASH,
+                    "no memory for the channel to the engine"); /* and on_engine_exit goes on from there */
         return 0;
     }
     snprintf(hello.build, sizeof hello.build, "%s", SK_VERSION);
@@ -438,15 +500,13 @@ static void start_engine(struct sk_super *s)
     struct sk_err err;
     s->refused[0] = '\0';
     s->killed_by_us = false;
-    s->step = 0;
+    s->step = s->progress = 0;
     s->unheard = s->unmoved = 0;
     progress(s, "loading", 0);
     to(s, SK_ENGINE_STARTING);
     if (connect_engine(s, &err) != 0) {
         snprintf(s->refused, sizeof s->refused, "%s", err.msg);
-        back_off(s, err.msg, false);
-        if (s->state == SK_ENGINE_FAILED)
-            s->conf.on_lost(s->conf.arg, false);
+        back_off(s, false, END_START, err.msg);
         return;
     }
     uv_timer_start(&s->beat, on_beat, beat_ms(s), beat_ms(s));
@@ -479,6 +539,12 @@ int sk_super_open(struct uv_loop_s *loop, const struct sk_super_conf *conf, stru
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
     s->conf = *conf;
     s->loop = loop;
+    uint32_t n_seat = 2 * (uint32_t)conf->conf->max_seqs; /* as many as an engine takes in: those on their way out too */
+    int rc = sk_board_make(n_seat, (uint32_t)conf->conf->flight_plans, SEGMENT_BYTES, &s->board_fd, &s->board, err);
+    if (rc != 0) {
+        sk_free(s);
+        return rc;
+    }
     if (sk_dir_is(model))
         snprintf(s->dir, sizeof s->dir, "%s", model);
     uv_timer_init(loop, &s->timer);
@@ -503,9 +569,12 @@ enum sk_engine_state sk_super_state(const struct sk_super *s)
 
 void sk_super_status(const struct sk_super *s, struct sk_engine_status *ret)
 {
+    uint32_t long_ago = max_beats(s) / 2 + 1;
     ret->state = s->state;
     ret->permille = s->permille;
     ret->restarts = s->restarts;
+    ret->pid = s->pid;
+    ret->making_progress = s->state == SK_ENGINE_READY && s->unheard <= long_ago && s->unmoved <= long_ago;
     snprintf(ret->text, sizeof ret->text, "%s", s->text);
 }
 

@@ -17,6 +17,7 @@
 #include "comm/base/json.h"
 #include "comm/base/log.h"
 #include "comm/base/mem.h"
+#include "server/text/helper.h"
 #include "server/text/token.h"
 
 extern const char sk_tmpl_helper[]; /* tmpl_helper.py */
@@ -52,7 +53,7 @@ struct helper {
     uv_timer_t wall;
     struct sk_buf rx;
     struct render *job;
-    bool exited, eof, timed_out, was_ready, writing;
+    bool exited, eof, timed_out, was_ready, writing, was_started;
     int signum, n_open;
     char chunk[16384];
 };
@@ -64,6 +65,7 @@ struct sk_tmpl {
     size_t n_queued, queued_bytes;
     struct sk_buf hello; /* the first frame of every helper; empty = no template */
     int wall_ms, max_out_bytes, last_id, n_bad_starts, n_handles;
+    uint64_t n_restarts;
     uv_timer_t kick;
     bool closing;
     void (*done)(void *arg);
@@ -208,51 +210,50 @@ static void on_wall(uv_timer_t *timer)
 
 /* --- answers --- */
 
-static void take_ready(struct helper *h, const char *p, size_t n)
+static void take_ready(struct helper *h, const struct sk_helper_frame *f)
 {
     struct sk_tmpl *t = h->tmpl;
     uv_timer_stop(&h->wall);
     h->was_ready = true; /* or says why not: in both cases it is not a bad start */
-    if (p[0] == 'R') {
+    if (f->letter == SK_HELPER_READY) {
         t->n_bad_starts = 0;
         h->state = HELPER_IDLE;
         kick(t);
         return;
     }
     end_helper(h);
-    fail_queue(t, SK_ETMPL, p + 1, n - 1);
+    fail_queue(t, SK_ETMPL, f->text, f->n);
 }
 
-static void take_answer(struct helper *h, const char *p, size_t n)
+static void take_answer(struct helper *h, const struct sk_helper_frame *f)
 {
     struct render *r = h->job;
     h->job = NULL;
     h->state = HELPER_IDLE;
     uv_timer_stop(&h->wall);
     kick(h->tmpl);
-    if (p[0] == 'O')
-        finish(r, 0, p + 1, n - 1, NULL);
+    if (f->letter == SK_HELPER_OUTPUT)
+        finish(r, 0, f->text, f->n, NULL);
     else
-        finish_error(r, p[0] == 'B' ? SK_ETOOBIG : SK_ETMPL, p + 1, n - 1);
+        finish_error(r, f->letter == SK_HELPER_BIG ? SK_ETOOBIG : SK_ETMPL, f->text, f->n);
 }
 
-/* One frame at most is due: whatever else comes is a helper out of its mind. */
+/* False: the helper is out of its mind. It may say R or T when it starts, O, B or T to what it has read, and nothing
+ * else. */
 static bool take_frame(struct helper *h)
 {
-    uint32_t n = 0;
-    if (h->rx.n < sizeof n)
-        return true;
-    memcpy(&n, h->rx.p, sizeof n);
-    if (n == 0 || n > h->rx.max - sizeof n || h->rx.n > n + sizeof n)
+    struct sk_helper_frame f;
+    int rc = sk_helper_read(&h->rx, &f);
+    if (rc <= 0)
+        return rc == 0;
+    bool to_start = h->state == HELPER_STARTING && (f.letter == SK_HELPER_READY || f.letter == SK_HELPER_TROUBLE);
+    bool to_job = h->state == HELPER_BUSY && f.letter != SK_HELPER_READY;
+    if (h->writing || (!to_start && !to_job))
         return false;
-    if (h->rx.n < n + sizeof n)
-        return true;
-    if (h->writing) /* an answer to what it has not read */
-        return false;
-    if (h->state == HELPER_STARTING)
-        take_ready(h, h->rx.p + sizeof n, n);
-    else if (h->state == HELPER_BUSY)
-        take_answer(h, h->rx.p + sizeof n, n);
+    if (to_start)
+        take_ready(h, &f);
+    else
+        take_answer(h, &f);
     sk_buf_done(&h->rx); /* a long prompt's memory is not kept */
     return true;
 }
@@ -311,8 +312,6 @@ static int spawn(struct helper *h)
     char *args[] = {python, "-I", "/dev/fd/3", NULL};
     char *env[] = {"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", NULL};
     int script = open_script();
-    if (script < 0)
-        return script;
     uv_stdio_container_t stdio[4] = {
         {.flags = UV_CREATE_PIPE | UV_READABLE_PIPE, .data.stream = (uv_stream_t *)&h->in},
         {.flags = UV_CREATE_PIPE | UV_WRITABLE_PIPE, .data.stream = (uv_stream_t *)&h->out},
@@ -321,7 +320,9 @@ static int spawn(struct helper *h)
     };
     const uv_process_options_t options = {
         .file = python, .args = args, .env = env, .cwd = "/", .exit_cb = on_exit, .stdio_count = 4, .stdio = stdio};
-    int rc = uv_spawn(h->tmpl->loop, &h->process, &options);
+    int rc = uv_spawn(h->tmpl->loop, &h->process, &options); /* without a script too: it makes the handle, and fails */
+    if (script < 0)
+        return script;
     close(script);
     return rc;
 }
@@ -330,6 +331,8 @@ static void start_helper(struct helper *h)
 {
     struct sk_tmpl *t = h->tmpl;
     h->state = HELPER_STARTING;
+    t->n_restarts += h->was_started;
+    h->was_started = true;
     h->exited = h->eof = h->timed_out = h->was_ready = false;
     h->signum = 0;
     sk_buf_clear(&h->rx);
@@ -472,7 +475,7 @@ int sk_tmpl_render(struct sk_tmpl *t, const char *json, size_t n, sk_tmpl_cb *cb
     if (t->hello.n == 0)
         return sk_err_set(err, SK_EUNSUP, "messages",
                           "The model has no chat template. Use /v1/completions, or give one with --chat-template.");
-    if (t->closing || t->n_queued >= MAX_QUEUED || n > MAX_QUEUED_BYTES - t->queued_bytes)
+    if (t->closing || t->n_queued >= MAX_QUEUED || t->queued_bytes + n > MAX_QUEUED_BYTES)
         return sk_err_set(err, SK_EQUEUE, NULL, "Too many chat templates wait for rendering.");
     struct render *r = sk_calloc(1, sizeof *r + 4 + n);
     if (!r)
@@ -489,6 +492,11 @@ int sk_tmpl_render(struct sk_tmpl *t, const char *json, size_t n, sk_tmpl_cb *cb
     t->queued_bytes += r->n;
     kick(t);
     return r->id;
+}
+
+uint64_t sk_tmpl_restarts(const struct sk_tmpl *t)
+{
+    return t->n_restarts;
 }
 
 void sk_tmpl_cancel(struct sk_tmpl *t, int id)

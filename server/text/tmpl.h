@@ -4,6 +4,7 @@
 #ifndef SK_TMPL_H
 #define SK_TMPL_H
 #include <stddef.h>
+#include <stdint.h>
 #include "comm/base/err.h"
 
 struct uv_loop_s;
@@ -32,6 +33,7 @@ typedef void sk_tmpl_cb(void *arg, int rc, const char *text, size_t n, const str
  * text parts, argument strings) is done in here. Returns an id for sk_tmpl_cancel, or -SK_EUNSUP / -SK_EQUEUE /
  * -SK_ENOMEM at once (then cb is not called). */
 int sk_tmpl_render(struct sk_tmpl *t, const char *json, size_t n, sk_tmpl_cb *cb, void *arg, struct sk_err *err);
-void sk_tmpl_cancel(struct sk_tmpl *t, int id); /* cb will not be called; unknown ids are ignored */
+void sk_tmpl_cancel(struct sk_tmpl *t, int id);     /* cb will not be called; unknown ids are ignored */
+uint64_t sk_tmpl_restarts(const struct sk_tmpl *t); /* helpers that were started again so far */
 
 #endif

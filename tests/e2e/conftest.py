@@ -6,11 +6,13 @@ SK_MODEL   the default model, for test_smollm2.py
 """
 
 import contextlib
+import functools
 import http.client
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -39,8 +41,8 @@ class Answer:
 
 
 class Daemon:
-    def __init__(self, cache, *args, model=MODEL, env=None):
-        command = [str(BUILD / "skeind"), "--model", model, "--listen", "127.0.0.1:0", "--cache-dir", str(cache), *args]
+    def __init__(self, cache, *args, model=MODEL, env=None, bin=BUILD):
+        command = [str(bin / "skeind"), "--model", model, "--listen", "127.0.0.1:0", "--cache-dir", str(cache), *args]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
         )
@@ -167,6 +169,21 @@ def start(cache):
 @pytest.fixture(scope="session")
 def shared(start):
     return start("--threads", "1")
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """programs("faulty_engine") is a folder of programs, for Daemon's `bin`, in which that test tool is skein-engine."""
+
+    @functools.cache
+    def make(engine):
+        folder = tmp_path_factory.mktemp(engine)
+        for program in ("skeind", "skein-build"):
+            shutil.copy2(BUILD / program, folder)
+        shutil.copy2(BUILD / "tests/tools" / engine, folder / "skein-engine")
+        return folder
+
+    return make
 
 
 @pytest.fixture

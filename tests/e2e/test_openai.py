@@ -1,9 +1,12 @@
 """The real openai client."""
 
 import hashlib
+import os
+import signal
 
 import openai
 import pytest
+from crowd import Client, metrics, read_all, total
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
 
@@ -102,6 +105,55 @@ def test_async_client(server, model):
             return await asyncio.gather(*calls)
 
     assert all(a.usage.completion_tokens <= 10 for a in asyncio.run(ask()))
+
+
+def test_best_of(client, model):
+    done = client.completions.create(model=model, prompt="The", max_tokens=4, n=2, best_of=5, seed=1)
+    assert [c.index for c in done.choices] == [0, 1]
+    with pytest.raises(openai.BadRequestError) as e:
+        client.completions.create(model=model, prompt="The", best_of=2, stream=True)
+    assert e.value.param == "best_of"
+
+
+def count_ends(server, end):
+    return total(metrics(server), "skein_requests_total", end=end)
+
+
+def test_what_is_worth_another_try(start):
+    """The client tries a 5xx again by itself, unless it is told that this will not help."""
+    server = start("--threads", "1")
+    pid = server.engine_pid()
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="x", max_retries=2) as c:
+        model = c.models.list().data[0].id
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(openai.InternalServerError) as e:
+            c.completions.create(model=model, prompt="x", extra_body={"deadline_ms": 30})
+        assert e.value.status_code == 504 and e.value.code == "deadline_exceeded"
+        with pytest.raises(openai.APIError, match="deadline|complete"):
+            list(c.completions.create(model=model, prompt="x", stream=True, extra_body={"deadline_ms": 30}))
+        os.kill(pid, signal.SIGCONT)
+        assert count_ends(server, "deadline") == 2
+
+
+def test_rate_limit_is_waited_for(start, tmp_path):
+    """429 with retry-after-ms: the client comes again when it may."""
+    keys = tmp_path / "keys"
+    keys.write_text("bob sha256:" + hashlib.sha256(b"k").hexdigest() + " concurrent=1\n")
+    server = start("--threads", "1", "--api-key-file", str(keys))
+    long = {"prompt": [5], "max_tokens": 200, "stream": True, "ignore_eos": True}
+    auth = {"Authorization": "Bearer k"}
+    with openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="k", max_retries=5) as c:
+        pid = server.engine_pid()
+        os.kill(pid, signal.SIGSTOP)
+        first = Client(server, long, headers=auth)
+        read_all([first], until=lambda: b"\r\n\r\n" in first.data)
+        refused = server.post("/v1/completions", long, headers=auth)
+        assert refused.status == 429 and refused.error["code"] == "rate_limit_exceeded"
+        assert float(refused.headers["retry-after-ms"]) > 0 and int(refused.headers["retry-after"]) >= 1
+        os.kill(pid, signal.SIGCONT)
+        done = c.completions.create(model=c.models.list().data[0].id, prompt="x", max_tokens=2)
+        assert done.choices
+        read_all([first])
 
 
 def test_errors(client, model):

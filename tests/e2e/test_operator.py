@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import BUILD, MODEL, SRC, Daemon
 
-QUICK_S = 5  # far below the 10 s that running requests are given
+QUICK_S = 5  # far below the 30 s that running requests are given
 
 
 def run(cache, *args, model=MODEL, binary=BUILD / "skeind", **kw):
@@ -35,6 +36,15 @@ OPTIONS = [
     (["--device", "gpu"], "cpu|ref"),
     (["--listen", "8080"], "HOST:PORT"),
     (["--listen", "127.0.0.1:99999"], "65535"),
+    (["--listen", "unix:" + "x" * 200], "107"),
+    (["--admin-listen", "nonsense"], "admin-listen"),
+    (["--socket-mode", "rw"], "octal"),
+    (["--socket-mode", "7777"], "0777"),
+    (["--tls-cert", "/nowhere"], "tls-key"),
+    (["--tls-cert", "/nowhere", "--tls-key", "/nowhere"], "/nowhere"),
+    (["--cors-origins", "a.example"], "a.example"),
+    (["--trust-users", "nobody-has-this-name"], "nobody-has-this-name"),
+    (["--listen", ",".join(["127.0.0.1:0"] * 17)], "16"),
     (["--kv-memory", "100T"], "MiB"),
     (["--chat-template", "/nowhere"], "/nowhere"),
     (["--api-key-file", "/nowhere"], "/nowhere"),
@@ -45,9 +55,56 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("args, word", OPTIONS, ids=[" ".join(a) for a, _ in OPTIONS])
+@pytest.mark.parametrize("args, word", OPTIONS, ids=[" ".join(a)[:60] for a, _ in OPTIONS])
 def test_options_that_cannot_work(cache, args, word):
     assert word in complaint(run(cache, *args))
+
+
+def check(*args):
+    return subprocess.run([str(BUILD / "skeind"), "--check-config", *args], capture_output=True, text=True, timeout=60)
+
+
+def test_check_config_starts_nothing(cache, server, tmp_path):
+    """It can be asked while the daemon runs: the addresses may be in use."""
+    good = ["--model", MODEL, "--listen", f"127.0.0.1:{server.port},unix:{tmp_path}/s", "--cache-dir", str(tmp_path / "cache")]
+    done = check(*good)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_config_tells_every_mistake(tmp_path):
+    (tmp_path / "keys").write_text("\na sha256:0\n")
+    (tmp_path / "conf").write_text("listen = 8080\nmodel = /nowhere\nchat-template = /nothing\n")
+    done = check("--config", str(tmp_path / "conf"), "--api-key-file", str(tmp_path / "keys"), "--tls-key", "/k")
+    assert done.returncode == 1 and done.stdout == ""
+    words = ["listen: 8080", "tls-cert", f"{tmp_path}/keys:2: ", "/nothing", "/nowhere"]
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(words) and all(w in line and line.startswith("skeind: ") for w, line in zip(words, lines)), lines
+    (tmp_path / "conf").write_text("\nmodle = x\n")
+    assert f"{tmp_path}/conf:2: " in check("--config", str(tmp_path / "conf")).stderr
+
+
+def test_listeners_are_printed_and_open_doors_are_warned_of(cache, tmp_path):
+    path = f"{tmp_path}/s"
+    daemon = Daemon(cache, "--threads", "1", "--listen", f"127.0.0.1:0, unix:{path},[::1]:0", "--admin-listen", "0.0.0.0:0", "--socket-mode", "0606")
+    log = daemon.drain_log()
+    assert f"skeind: listening on unix:{path}\n" in log and "skeind: listening on http://[::1]:" in log
+    admin = re.search(r"skeind: listening on http://(0\.0\.0\.0:\d+) \(admin\)\n", log).group(1)
+    assert [line for line in log.splitlines() if " warn " in line] == [line for line in log.splitlines() if f"{admin}: whoever reaches" in line]
+    assert os.stat(path).st_mode & 0o777 == 0o606
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert read_all(client).startswith(b"HTTP/1.1 200")
+    assert daemon.close() == 0
+    assert not os.path.exists(path)
+
+
+def test_keys_without_tls_are_warned_of(cache, tmp_path):
+    (tmp_path / "keys").write_text("secret\n")
+    daemon = Daemon(cache, "--threads", "1", "--admin-listen", "0.0.0.0:0", "--api-key-file", str(tmp_path / "keys"))
+    assert "API keys cross the network unencrypted" in daemon.drain_log()
+    assert daemon.close() == 0
 
 
 @pytest.mark.parametrize(
@@ -133,6 +190,15 @@ def test_a_signal_to_the_whole_group_lets_streams_end(cache):
         assert got.count(b'"finish_reason":"length"') == 4 and b"data: [DONE]" in got, got[-500:]
         assert timed_close(daemon) < QUICK_S
         assert "starting again" not in "".join(daemon.log)
+
+
+def test_the_engine_ignores_what_is_meant_for_the_daemon(cache):
+    daemon = Daemon(cache, "--threads", "1")
+    pid = daemon.engine_pid()
+    for signum in (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT, signal.SIGTERM):
+        os.kill(pid, signum)
+    daemon.ok("/v1/completions", {"prompt": "x", "max_tokens": 4})
+    assert daemon.engine_pid() == pid and daemon.close() == 0
 
 
 def test_the_second_signal_is_at_once(cache):

@@ -6,8 +6,8 @@ import signal
 
 import openai
 import pytest
-from conftest import SRC, joined_text, parse_events
-from test_survive import Reader, read_until_all_began
+from conftest import SRC
+from crowd import Client, ask_all, let_work, read_all
 
 GOLDEN = json.loads((SRC / "tests/golden/smollm2/smollm2.json").read_text())
 GAP = 0.6  # int8 activations in blocks of 32 move logits by up to 0.63 (golden's yardsticks)
@@ -68,21 +68,14 @@ def test_same_bits_alone_and_in_a_batch(smollm2):
     assert together == alone
 
 
-def token_logprobs(events):
-    return [x for e in events for c in e["choices"] if c["logprobs"] for x in c["logprobs"]["token_logprobs"]]
-
-
 def test_streams_survive_the_engine(smollm2):
     """SIGKILL in the middle of 8 streams: they go on, token-exact."""
-    asks = [{"prompt": "Once upon a time", "max_tokens": 60, "seed": i, "temperature": 0.8, "logprobs": 2, "ignore_eos": True} for i in range(8)]
-    undisturbed = [smollm2.stream("/v1/completions", a) for a in asks]
+    asks = [{"prompt": "Once upon a time", "max_tokens": 60, "seed": i, "temperature": 0.8, "logprobs": 2, "ignore_eos": True, "stream": True} for i in range(8)]
+    undisturbed = ask_all(smollm2, asks)
     os.kill(smollm2.engine_pid(), signal.SIGSTOP)
-    readers = [Reader(smollm2, {**a, "stream": True}) for a in asks]
-    os.kill(read_until_all_began(smollm2, readers), signal.SIGKILL)
-    assert not any(r.over for r in readers)
-    for reader, expected in zip(readers, undisturbed):
-        while not reader.over:
-            reader.read()
-        survived = parse_events(reader.data.partition(b"\r\n\r\n")[2])
-        assert joined_text(survived) == joined_text(expected)
-        assert token_logprobs(survived) == token_logprobs(expected) and len(token_logprobs(survived)) == 60
+    clients = [Client(smollm2, a) for a in asks]
+    os.kill(let_work(smollm2, clients, lambda: all(c.began for c in clients)), signal.SIGKILL)
+    assert not any(c.over for c in clients)
+    read_all(clients)
+    assert [c.outcome() for c in clients] == undisturbed
+    assert all(len(choices[0][2]) == 60 for _, _, choices in undisturbed)

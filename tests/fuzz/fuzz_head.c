@@ -21,7 +21,7 @@ static void check(const struct sk_head *h)
     }
     sk_assert(h->bytes <= MAX_HEADER && h->length <= MAX_BODY && status == 0 && !why);
     sk_assert(h->n_length + h->n_coding <= 1 && (h->n_length == 1 || h->length == 0)); /* one framing, or no body */
-    sk_assert(!h->bad_name);
+    sk_assert(!h->bad_name && !h->bad_value && !h->folded);
     sk_assert(h->n_host == 1 || (h->n_host == 0 && !h->http11));
 }
 

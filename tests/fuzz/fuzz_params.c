@@ -48,6 +48,8 @@ static void try_params(enum sk_api_kind kind, const struct cJSON *body, const st
     if (rc == 0) {
         sk_assert(sk_params_check(&w, p.list, sk_params_list_len(&w), N_VOCAB) == 0);
         sk_assert(w.max_tokens + N_PROMPT <= MAX_LEN && w.min_tokens <= w.max_tokens);
+        sk_assert(p.n >= 1 && p.n <= p.best_of && p.best_of <= (uint32_t)rules->conf->max_choices);
+        sk_assert(p.best_of == p.n || (kind == SK_API_COMPLETION && !p.stream && w.n_logprobs >= 0));
         for (uint32_t i = 0; i < p.stop.n; i++)
             sk_assert(p.stop.len[i] >= 1 && strlen(p.stop.str[i]) == p.stop.len[i]);
     } else {

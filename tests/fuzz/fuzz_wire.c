@@ -33,6 +33,8 @@ static void walk(const struct sk_frame *f)
 {
     const struct sk_wire_prompt *p = (const void *)f;
     const struct sk_wire_seq *s = (const void *)f;
+    const struct sk_wire_peek *k = (const void *)f;
+    const struct sk_wire_view *v = (const void *)f;
     switch (f->kind) {
     case SK_FRAME_HELLO:
         sum += strlen(((const struct sk_wire_hello *)f)->build) + strlen(((const struct sk_wire_hello *)f)->isa);
@@ -47,6 +49,13 @@ static void walk(const struct sk_frame *f)
         walk_words(sk_wire_seq_list(s), s->n_list);
         walk_words(sk_wire_seq_done(s), s->n_done);
         sum += (uint64_t)sk_params_check(&s->params, sk_wire_seq_list(s), s->n_list, 1000);
+        break;
+    case SK_FRAME_PEEK:
+        walk_words(sk_wire_peek_tok(k), k->n_tok);
+        break;
+    case SK_FRAME_VIEW:
+        for (uint32_t i = 0; i < v->n_seq; i++)
+            sum += sk_wire_view_seqs(v)[i].n_blk;
         break;
     case SK_FRAME_TOKENS:
         walk_tokens((const void *)f);

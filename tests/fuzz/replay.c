@@ -1,5 +1,6 @@
 /* main() of the fuzz targets where they are run as tests: every file of the files and folders named on the command line
- * goes through LLVMFuzzerTestOneInput, and so do MUTATIONS variants of each, the same ones at every run. */
+ * goes through LLVMFuzzerTestOneInput, and so do MUTATIONS variants of each (or $SK_FUZZ_MUTATIONS), the same ones at
+ * every run. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static size_t n_inputs;
+static long n_mutations = MUTATIONS;
 
 /* xorshift64* (Vigna 2016); the seed is the file's content, so that new files do not change the variants of others. */
 static uint64_t next_random(uint64_t *x)
@@ -41,14 +43,14 @@ static void run_mutations(uint8_t *data, size_t n)
     for (size_t i = 0; i < n; i++)
         x = (x ^ data[i]) * UINT64_C(0x100000001B3);
     x |= 1;
-    for (int k = 0; k < MUTATIONS && n; k++) {
+    for (long k = 0; k < n_mutations && n; k++) {
         if (k % 4 == 0) {
             run_one(data, next_random(&x) % n);
             continue;
         }
         size_t at[4];
         uint8_t old[4];
-        int n_flips = k % 4;
+        int n_flips = (int)(k % 4);
         for (int i = 0; i < n_flips; i++) {
             uint64_t r = next_random(&x);
             at[i] = (r >> 16) % n;
@@ -102,6 +104,9 @@ static void run_path(const char *path)
 
 int main(int argc, char **argv)
 {
+    const char *mutations = getenv("SK_FUZZ_MUTATIONS");
+    if (mutations)
+        n_mutations = atol(mutations);
     for (int i = 1; i < argc; i++)
         run_path(argv[i]);
     printf("%zu inputs\n", n_inputs);

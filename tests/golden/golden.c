@@ -198,7 +198,7 @@ static void run_chunk(struct bench *b, const struct golden_run *run, uint32_t po
         b->be->upload(b->be, sk_dev_at(rows.pos, i * sizeof at), &at, sizeof at);
         b->be->upload(b->be, sk_dev_at(b->index, 2 * words + i * sizeof row), &row, sizeof row);
     }
-    sk_assert(sk_decoder_run(&b->model, &b->kv, &b->scratch, &rows) == 0);
+    sk_assert(sk_decoder_run(&b->model, &b->kv, &b->scratch, &rows, NULL) == 0);
 
     for (uint32_t first = 0; first < n; first += SK_HEAD_SLICE) {
         uint32_t m = n - first < SK_HEAD_SLICE ? n - first : SK_HEAD_SLICE;

@@ -20,7 +20,7 @@ MAY = {
     "server/http": ["server/http", "comm/base"],
     "server/text": ["server/text", "comm/base", "comm/dir"],
     "server/metrics": ["server/metrics", "comm/base", "conf"],
-    "server/job": ["server/job", "comm"],
+    "server/job": ["server/job", "server/metrics", "comm"],
     "server/api": ["server", "comm", "conf"],
     "server": ["server", "comm", "conf"],
     "engine/model": ["engine/model", "kernels/kernels.h", "comm"],
@@ -31,14 +31,18 @@ MAY = {
 }
 # third-party header -> the only files or folders that may include it
 ONLY = {
-    "microhttpd.h": ["server/http/mhd.c"],
+    "microhttpd.h": ["server/http/mhd.h"],
     "uv.h": ["server"],
+    "gnutls/gnutls.h": ["server/http/tls.c"],
+    "gnutls/x509.h": ["server/http/tls.c"],
     "mpi.h": ["comm/group/group_mpi.c"],
     "cjson/cJSON.h": ["comm/base/json.c"],
     "pcre2.h": ["server/text"],
     "utf8proc.h": ["server/text"],
     "xxhash.h": ["comm/dir", "engine"],
     "immintrin.h": ["kernels/cpu"],
+    "curl/curl.h": ["clients"],
+    "histedit.h": ["clients/skein"],
 }
 
 

@@ -49,6 +49,22 @@ static void test_failure_is_sticky(void **state)
     sk_buf_done(&b);
 }
 
+static void test_int(void **state)
+{
+    static const int64_t all[] = {0, 7, -7, 10, 65535, INT32_MIN, UINT32_MAX, INT64_MAX, INT64_MIN};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        struct sk_buf b;
+        char want[32];
+        snprintf(want, sizeof want, "%lld", (long long)all[i]);
+        sk_buf_init(&b, strlen(want));
+        assert_int_equal(sk_buf_int(&b, all[i]), 0);
+        assert_string_equal(b.p, want);
+        assert_int_equal(sk_buf_int(&b, all[i]), -SK_ETOOBIG);
+        assert_string_equal(b.p, want);
+        sk_buf_done(&b);
+    }
+}
+
 static void test_out_of_memory(void **state)
 {
     struct sk_buf b;
@@ -124,11 +140,9 @@ static void test_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_grows_to_max),
-        cmocka_unit_test(test_failure_is_sticky),
-        cmocka_unit_test(test_out_of_memory),
-        cmocka_unit_test(test_fmt_and_drop),
-        cmocka_unit_test(test_nothing_needs_no_memory),
+        cmocka_unit_test(test_grows_to_max), cmocka_unit_test(test_failure_is_sticky),
+        cmocka_unit_test(test_int),          cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_fmt_and_drop), cmocka_unit_test(test_nothing_needs_no_memory),
         cmocka_unit_test(test_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

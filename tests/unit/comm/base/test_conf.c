@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "comm/base/conf.h"
@@ -35,7 +36,7 @@ static void test_table_is_consistent(void **state)
     char *text = NULL;
     size_t n = 0;
     sk_conf_defaults(&plain);
-    for (unsigned prog = 1; prog <= SK_PROG_BUILD; prog *= 2) {
+    for (unsigned prog = 1; prog <= SK_PROG_BENCH; prog *= 2) {
         FILE *f = open_memstream(&text, &n);
         sk_conf_print(&plain, prog, f);
         fclose(f);
@@ -237,6 +238,173 @@ static void test_args(void **state)
     assert_non_null(strstr(err.msg, path));
 }
 
+/* `files`: name, text, name, text ... NULL */
+static void make_folder(char *dir, const char *const *files)
+{
+    char path[256];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/conf.d", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    for (; *files; files += 2) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[0]);
+        FILE *f = fopen(path, "w");
+        assert_non_null(f);
+        fputs(files[1], f);
+        fclose(f);
+    }
+}
+
+static void remove_folder(const char *dir)
+{
+    char command[256];
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    assert_int_equal(system(command), 0);
+}
+
+static void test_dropins(void **state)
+{
+    static const char *const files[] = {"x.conf",
+                                        "max-seqs = 1\nmax-queue = 1\nthreads = 1\n",
+                                        "conf.d/20-b.conf",
+                                        "max-seqs = 20\n",
+                                        "conf.d/10-a.conf",
+                                        "max-seqs = 10\nmax-queue = 10\n",
+                                        "conf.d/3-c.conf",
+                                        "max-seqs = 3\n", /* by bytes: behind the others */
+                                        "conf.d/.x.conf",
+                                        "max-seqs = 99\n",
+                                        "conf.d/x.conf~",
+                                        "max-seqs = 99\n",
+                                        "conf.d/README",
+                                        "max-seqs = 99\n",
+                                        "conf.d/.conf",
+                                        "max-seqs = 99\n",
+                                        NULL};
+    char dir[] = "/tmp/test_conf.XXXXXX", path[64], want[256];
+    struct sk_conf c;
+    struct sk_err err = {0};
+    make_folder(dir, files);
+    snprintf(path, sizeof path, "%s/x.conf", dir);
+    char *argv[] = {"skeind", "--threads=7", "--config", path, NULL};
+    if (args(&c, argv, &err))
+        fail_msg("%s", err.msg);
+    assert_int_equal(c.max_seqs, 3);
+    assert_int_equal(c.max_queue, 10);
+    assert_int_equal(c.threads, 7);
+
+    snprintf(path, sizeof path, "%s/conf.d/15.conf", dir);
+    FILE *f = fopen(path, "w");
+    fputs("\nmax-seq = 1\n", f);
+    fclose(f);
+    snprintf(want, sizeof want, "%s:2: unknown option 'max-seq'; did you mean 'max-seqs'?", path);
+    snprintf(path, sizeof path, "%s/x.conf", dir);
+    assert_int_equal(args(&c, argv, &err), -SK_EINVAL);
+    assert_string_equal(err.msg, want);
+    remove_folder(dir);
+}
+
+/* Without a folder the path is relative; conf.d may be missing, but not be something else. */
+static void test_dropins_beside_a_bare_name(void **state)
+{
+    char dir[] = "/tmp/test_conf.XXXXXX", old[1024];
+    struct sk_conf c;
+    struct sk_err err = {0};
+    assert_non_null(getcwd(old, sizeof old));
+    make_folder(dir, (const char *const[]){"x.conf", "", "conf.d/a.conf", "max-seqs = 5\n", NULL});
+    assert_int_equal(chdir(dir), 0);
+    char *argv[] = {"skeind", "--config", "x.conf", NULL};
+    assert_int_equal(args(&c, argv, &err), 0);
+    assert_int_equal(c.max_seqs, 5);
+    assert_int_equal(system("rm -rf conf.d"), 0);
+    assert_int_equal(args(&c, argv, &err), 0);
+    assert_int_equal(c.max_seqs, 64);
+    assert_int_equal(system("touch conf.d"), 0);
+    assert_int_equal(args(&c, argv, &err), -SK_EIO);
+    assert_string_equal(err.msg, "cannot read conf.d: Not a directory");
+    assert_int_equal(chdir(old), 0);
+    remove_folder(dir);
+}
+
+static void test_dropins_are_bounded(void **state)
+{
+    char dir[] = "/tmp/test_conf.XXXXXX", path[64];
+    struct sk_conf c;
+    struct sk_err err = {0};
+    make_folder(dir, (const char *const[]){"x.conf", "", NULL});
+    for (int i = 0; i <= 256; i++) {
+        snprintf(path, sizeof path, "%s/conf.d/%d.conf", dir, i);
+        fclose(fopen(path, "w"));
+    }
+    snprintf(path, sizeof path, "%s/x.conf", dir);
+    char *argv[] = {"skeind", "--config", path, NULL};
+    assert_int_equal(args(&c, argv, &err), -SK_ETOOBIG);
+    assert_non_null(strstr(err.msg, "conf.d has more than 256 files"));
+    snprintf(path, sizeof path, "%s/conf.d/0.conf", dir);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/x.conf", dir);
+    assert_int_equal(args(&c, argv, &err), 0);
+    remove_folder(dir);
+}
+
+static void test_dropins_short_of_memory(void **state)
+{
+    char dir[] = "/tmp/test_conf.XXXXXX", path[64];
+    make_folder(dir, (const char *const[]){"x.conf", "max-seqs = 2\n", "conf.d/a.conf", "max-seqs = 3\n", NULL});
+    snprintf(path, sizeof path, "%s/x.conf", dir);
+    char *argv[] = {"skeind", "--config", path, NULL};
+    int rc = -SK_ENOMEM;
+    for (uint64_t n = 1; rc == -SK_ENOMEM; n++) {
+        struct sk_conf c;
+        struct sk_err err = {0};
+        sk_mem_fail_at(n, 0);
+        rc = args(&c, argv, &err);
+        sk_mem_fail_at(0, 0);
+        assert_int_equal(err.code, -rc);
+        assert_int_equal(c.max_seqs == 3, rc == 0);
+        assert_true(n < 100);
+    }
+    assert_int_equal(rc, 0);
+    remove_folder(dir);
+}
+
+static void test_reload(void **state)
+{
+    struct sk_conf to, from;
+    struct sk_buf names;
+    sk_conf_defaults(&to);
+    sk_conf_set(&to, D, "max-queue", "5", NULL);
+    sk_conf_set(&to, D, "config", "a", NULL);
+    sk_conf_defaults(&from);
+    sk_conf_set(&from, D, "config", "b", NULL); /* not worth a word */
+    sk_conf_set(&from, D, "log-level", "debug", NULL);
+    sk_conf_set(&from, D, "api-key-file", "/k", NULL);
+    sk_conf_set(&from, D, "max-seqs", "3", NULL);
+    sk_conf_set(&from, D, "listen", "x", NULL);
+    sk_conf_set(&from, E, "dir", "/d", NULL); /* another program's */
+    sk_buf_init(&names, 1024);
+    sk_conf_reload(&to, &from, D, &names);
+    assert_string_equal(names.p, "listen, max-seqs");
+    assert_string_equal(to.log_level, "debug");
+    assert_string_equal(to.api_key_file, "/k");
+    assert_int_equal(to.max_queue, 1024);
+    assert_false(sk_conf_given(&to, "max-queue"));
+    assert_true(sk_conf_given(&to, "log-level"));
+    assert_int_equal(to.max_seqs, 64);
+    assert_string_equal(to.listen, "127.0.0.1:8080");
+    assert_false(sk_conf_given(&to, "listen"));
+    assert_string_equal(to.dir, "");
+
+    struct sk_conf before = to; /* the same again changes nothing, and names the same */
+    sk_buf_clear(&names);
+    sk_conf_reload(&to, &from, D, &names);
+    assert_memory_equal(&to, &before, sizeof to);
+    assert_string_equal(names.p, "listen, max-seqs");
+    sk_buf_clear(&names);
+    sk_conf_reload(&to, &before, D, &names);
+    assert_int_equal(names.n, 0);
+    sk_buf_done(&names);
+}
+
 static void test_bad_args(void **state)
 {
     struct sk_conf c;
@@ -340,15 +508,78 @@ static void test_help(void **state)
     free(text);
 }
 
+static void test_reload_is_marked(void **state)
+{
+    struct sk_conf c;
+    char *text;
+    size_t n;
+    sk_conf_defaults(&c);
+    FILE *f = open_memstream(&text, &n);
+    sk_conf_print(&c, D, f);
+    fclose(f);
+    assert_non_null(strstr(text, "\n# log lines: event key=value, or a JSON object each [default text; reload]\n"));
+    assert_non_null(strstr(text, "\n# certificate chain (PEM): the TCP addresses of --listen serve HTTPS [reload]\n"));
+    assert_non_null(strstr(text, "\n# pin compute threads to CPUs [default false]\n"));
+    free(text);
+    f = open_memstream(&text, &n);
+    sk_conf_print(&c, E, f);
+    fclose(f);
+    assert_null(strstr(text, "reload"));
+    free(text);
+}
+
+static void test_octal_stays_text(void **state)
+{
+    struct sk_conf c;
+    sk_conf_defaults(&c);
+    assert_int_equal(sk_conf_text(&c, D, "f", "socket-mode = 0600", 18, NULL), 0);
+    assert_string_equal(c.socket_mode, "0600");
+}
+
+static void test_man(void **state)
+{
+    char *text;
+    size_t n;
+    FILE *f = open_memstream(&text, &n);
+    sk_conf_man(f, D);
+    fclose(f);
+    assert_non_null(strstr(text, ".TP\n\\fB\\-\\-log\\-format\\fR \\fItext|json\\fR\n"
+                                 "log lines: event key=value, or a JSON object each [default text; reload]\n"));
+    assert_non_null(strstr(text, ".TP\n\\fB\\-\\-\\fR[\\fBno\\-\\fR]\\fBpin\\fR\n"));
+    assert_null(strstr(text, "board"));
+    for (const char *line = text; *line; line = strchr(line, '\n') + 1)
+        assert_true(*line != '\'' && (*line != '.' || strncmp(line, ".TP\n", 4) == 0));
+    free(text);
+    f = open_memstream(&text, &n);
+    sk_conf_man_text(f, ".a\\b-c'd~e^f`g\"");
+    fclose(f);
+    assert_string_equal(text, "\\&.a\\eb\\-c\\(aqd\\(tie\\(haf\\(gag\"");
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_table_is_consistent),
-        cmocka_unit_test(test_bad_values), cmocka_unit_test(test_bytes),
-        cmocka_unit_test(test_text),       cmocka_unit_test(test_bad_text),
-        cmocka_unit_test(test_args),       cmocka_unit_test(test_bad_args),
-        cmocka_unit_test(test_words),      cmocka_unit_test(test_print_reads_back),
-        cmocka_unit_test(test_to_args),    cmocka_unit_test(test_help),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_table_is_consistent),
+        cmocka_unit_test(test_bad_values),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_bad_text),
+        cmocka_unit_test(test_args),
+        cmocka_unit_test(test_dropins),
+        cmocka_unit_test(test_dropins_beside_a_bare_name),
+        cmocka_unit_test(test_dropins_are_bounded),
+        cmocka_unit_test(test_dropins_short_of_memory),
+        cmocka_unit_test(test_reload),
+        cmocka_unit_test(test_bad_args),
+        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_print_reads_back),
+        cmocka_unit_test(test_to_args),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_reload_is_marked),
+        cmocka_unit_test(test_octal_stays_text),
+        cmocka_unit_test(test_man),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -62,6 +62,17 @@ static void test_errno(void **state)
     assert_string_equal(err.msg, "cannot write f: No space left on device");
 }
 
+/* What the last error said about trying again is not what this one says. */
+static void test_set_clears_retry(void **state)
+{
+    struct sk_err err = {.retry_ms = 1500};
+    sk_err_set(&err, SK_EINVAL, NULL, "x");
+    assert_int_equal(err.retry_ms, 0);
+    err.retry_ms = 1500;
+    sk_err_errno(&err, SK_EIO, NULL, "x");
+    assert_int_equal(err.retry_ms, 0);
+}
+
 static void test_cut_keeps_characters_whole(void **state)
 {
     struct sk_err err;
@@ -94,6 +105,7 @@ int main(void)
         cmocka_unit_test(test_foreign_codes_are_internal),
         cmocka_unit_test(test_set),
         cmocka_unit_test(test_errno),
+        cmocka_unit_test(test_set_clears_retry),
         cmocka_unit_test(test_cut_keeps_characters_whole),
         cmocka_unit_test(test_no_control_characters),
     };

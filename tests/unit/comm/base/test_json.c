@@ -134,6 +134,15 @@ static void test_limits(void **state)
     many[0] = '[';
     many[n - 1] = ']';
     assert_int_equal(sk_json_parse(many, n, SIZE_MAX, &v, &err), -SK_ETOOBIG);
+    assert_non_null(strstr(err.msg, "1048576 values of JSON are the limit"));
+    char path[] = "/tmp/sk-json-XXXXXX"; /* a file may have more */
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, many, n) == (ssize_t)n);
+    assert_int_equal(sk_json_load(path, SIZE_MAX, &v, &err), 0);
+    assert_int_equal(sk_json_len(v), SK_JSON_MAX_VALUES);
+    sk_json_free(v);
+    close(fd);
+    unlink(path);
     sk_free(many);
 }
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 #include "comm/base/mem.h"
@@ -259,13 +260,56 @@ static void test_weights_errors(void **state)
     assert_int_equal(sk_weights_open_mem(&f, 20, &w, &err), -SK_EFORMAT);
 }
 
+static void test_cache(void **state)
+{
+    char path[256];
+    struct sk_err err = {0};
+
+    setenv("HOME", "/home/x", 1);
+    unsetenv("CACHE_DIRECTORY");
+    unsetenv("XDG_CACHE_HOME");
+    assert_int_equal(sk_dir_cache("", path, sizeof path, &err), 0);
+    assert_string_equal(path, "/home/x/.cache/skein");
+    setenv("XDG_CACHE_HOME", "/xdg", 1);
+    assert_int_equal(sk_dir_cache("", path, sizeof path, &err), 0);
+    assert_string_equal(path, "/xdg/skein");
+    setenv("CACHE_DIRECTORY", "/var/cache/skein", 1);
+    assert_int_equal(sk_dir_cache("", path, sizeof path, &err), 0);
+    assert_string_equal(path, "/var/cache/skein");
+    assert_int_equal(sk_dir_cache("/given", path, sizeof path, &err), 0);
+    assert_string_equal(path, "/given");
+    unsetenv("CACHE_DIRECTORY");
+    unsetenv("XDG_CACHE_HOME");
+    unsetenv("HOME");
+    assert_int_equal(sk_dir_cache("", path, sizeof path, &err), -SK_EINVAL);
+}
+
+static void test_make(void **state)
+{
+    char path[128], file[160];
+    struct sk_err err = {0};
+    struct stat st;
+    snprintf(path, sizeof path, "%s/a/b", scratch);
+    assert_int_equal(sk_dir_make(path, 0700, &err), 0);
+    assert_int_equal(sk_dir_make(path, 0755, &err), 0); /* is there */
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0700);
+    snprintf(file, sizeof file, "%s/file", path);
+    fclose(fopen(file, "w"));
+    snprintf(file, sizeof file, "%s/file/c", path);
+    assert_int_equal(sk_dir_make(file, 0700, &err), -SK_EIO);
+    snprintf(file, sizeof file, "%s/file", path);
+    unlink(file);
+    rmdir(path);
+    snprintf(path, sizeof path, "%s/a", scratch);
+    rmdir(path);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),
-        cmocka_unit_test(test_config_errors),
-        cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_weights_errors),
+        cmocka_unit_test(test_config),         cmocka_unit_test(test_config_errors), cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_weights_errors), cmocka_unit_test(test_cache),         cmocka_unit_test(test_make),
     };
 
     if (!mkdtemp(strcpy(scratch, "/tmp/skein-test-XXXXXX")))

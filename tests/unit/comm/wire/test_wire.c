@@ -134,7 +134,63 @@ static void test_seq(void **state)
     w->n_done = 0xfffffffe;
     assert_int_equal(sk_wire_check(&w->frame), -SK_EPROTO);
     w->n_done = 5;
+    w->flags = SK_SEQ_SUSPECT;
+    assert_int_equal(sk_wire_check(&w->frame), 0);
+    w->flags = SK_SEQ_URGENT;
+    assert_int_equal(sk_wire_check(&w->frame), 0);
+    w->flags = 4;
+    assert_int_equal(sk_wire_check(&w->frame), -SK_EPROTO);
+    w->flags = 0;
     refuses_damage();
+}
+
+static void test_peek(void **state)
+{
+    const int32_t tok[] = {4, 5, 6};
+    assert_int_equal(sk_wire_put_peek(&b, 7, 1ull << 60, tok, 3), 0);
+    const struct sk_wire_peek *r = only_frame(SK_FRAME_PEEK);
+    assert_int_equal(r->number, 7);
+    assert_true(r->salt == 1ull << 60);
+    assert_int_equal(r->n_tok, 3);
+    assert_memory_equal(sk_wire_peek_tok(r), tok, sizeof tok);
+    struct sk_wire_peek *w = (void *)b.p;
+    w->n_tok = 0x40000003u;
+    assert_int_equal(sk_wire_check(&w->frame), -SK_EPROTO);
+    w->n_tok = 3;
+    w->zero = 1;
+    assert_int_equal(sk_wire_check(&w->frame), -SK_EPROTO);
+    w->zero = 0;
+    refuses_damage();
+    sk_buf_clear(&b);
+    assert_int_equal(sk_wire_put_peek(&b, 8, 0, NULL, 0), 0);
+    only_frame(SK_FRAME_PEEK);
+}
+
+static void test_view(void **state)
+{
+    const struct sk_wire_view_seq seqs[] = {{.job = 5, .choice = 1, .state = SK_VIEW_RUNNING, .n_blk = 9},
+                                            {.job = 6, .n_preempt = 3}};
+    struct sk_wire_view v = {.number = 7, .n_seq = 2, .n_cached = 64, .stats = {.steps = 12}};
+    assert_int_equal(sk_wire_put_view(&b, &v, seqs), 0);
+    const struct sk_wire_view *r = only_frame(SK_FRAME_VIEW);
+    assert_int_equal(r->number, 7);
+    assert_int_equal(r->n_cached, 64);
+    assert_int_equal(r->stats.steps, 12);
+    assert_memory_equal(sk_wire_view_seqs(r), seqs, sizeof seqs);
+    struct sk_wire_view *w = (void *)b.p;
+    const uint32_t n_seq[] = {1, 3, 0xffffffff, 0x66666668};
+    for (int i = 0; i < 4; i++) {
+        w->n_seq = n_seq[i];
+        assert_int_equal(sk_wire_check(&w->frame), -SK_EPROTO);
+    }
+    w->n_seq = 2;
+    refuses_damage();
+    sk_buf_clear(&b);
+    v.n_seq = 0;
+    assert_int_equal(sk_wire_put_view(&b, &v, NULL), 0);
+    only_frame(SK_FRAME_VIEW);
+    v.n_seq = SK_FRAME_MAX / sizeof seqs[0];
+    assert_int_equal(sk_wire_put_view(&b, &v, seqs), -SK_ETOOBIG);
 }
 
 static void test_small(void **state)
@@ -165,8 +221,10 @@ static size_t put_tokens(void)
     sk_wire_tokens_item(
         &b, &(struct sk_wire_item){.id = 10, .logprob = -0.5f, .rank = 1, .n_top = 2, .flags = SK_ITEM_PROMPT}, top);
     sk_wire_tokens_item(&b, &(struct sk_wire_item){.id = 11, .logprob = -0.25f, .rank = 2}, NULL);
-    sk_wire_tokens_entry(&b, &(struct sk_wire_entry){.job = 2, .choice = 4, .finish = SK_FINISH_EOS, .reason = 2});
-    assert_int_equal(sk_wire_tokens_end(&b, at, 2), 0);
+    sk_wire_tokens_entry(
+        &b, &(struct sk_wire_entry){
+                .job = 2, .choice = 4, .finish = SK_FINISH_EOS, .reason = 2, .cpu_us = 1ull << 40, .blk_us = 6});
+    assert_int_equal(sk_wire_tokens_end(&b, at, 2, 3), 0);
     return at;
 }
 
@@ -175,6 +233,7 @@ static void test_tokens(void **state)
     put_tokens();
     const struct sk_wire_tokens *t = only_frame(SK_FRAME_TOKENS);
     assert_int_equal(t->step, 55);
+    assert_int_equal(t->n_waiting, 3);
     const struct sk_wire_entry *e = sk_wire_first(t);
     const struct sk_wire_item *it = sk_wire_item_first(e);
     assert_int_equal(it->id, 10);
@@ -186,6 +245,7 @@ static void test_tokens(void **state)
     e = sk_wire_next(t, e);
     assert_int_equal(e->choice, 4);
     assert_int_equal(e->finish, SK_FINISH_EOS);
+    assert_true(e->cpu_us == 1ull << 40 && e->blk_us == 6);
     assert_null(sk_wire_next(t, e));
     refuses_damage();
 
@@ -219,7 +279,7 @@ static void test_tokens_empty(void **state)
     sk_wire_put_beat(&b, 1, 1);
     before = b.n;
     sk_wire_tokens_begin(&b, &at, 1);
-    assert_int_equal(sk_wire_tokens_end(&b, at, 0), 0);
+    assert_int_equal(sk_wire_tokens_end(&b, at, 0, 0), 0);
     assert_int_equal(b.n, before);
 }
 
@@ -243,6 +303,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_state, setup, teardown),
         cmocka_unit_test_setup_teardown(test_prompt, setup, teardown),
         cmocka_unit_test_setup_teardown(test_seq, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_peek, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_view, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tokens, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tokens_empty, setup, teardown),

@@ -33,6 +33,7 @@ void front_done(struct front *f)
     for (uint32_t i = 0; i < f->n_seq; i++)
         sk_free(f->seqs[i].items);
     sk_free(f->seqs);
+    sk_free(f->view);
     sk_buf_done(&f->in);
     sk_buf_done(&f->out);
 }
@@ -47,6 +48,7 @@ uint32_t front_submit(struct front *f, const struct front_req *r)
                                 .choice = c,
                                 .n_list = (uint32_t)sk_params_list_len(&r->params),
                                 .n_done = r->n_done,
+                                .flags = (r->suspect ? SK_SEQ_SUSPECT : 0) | (r->urgent ? SK_SEQ_URGENT : 0),
                                 .params = r->params};
         sk_assert(sk_wire_put_seq(&f->in, &s, r->list, r->done) == 0);
         sk_assert(f->n_seq < FRONT_MAX_SEQS);
@@ -63,6 +65,18 @@ void front_cancel(struct front *f, uint32_t seq)
 {
     sk_assert(sk_wire_put_cancel(&f->in, f->seqs[seq].job, f->seqs[seq].choice) == 0);
     feed(f);
+}
+
+void front_peek(struct front *f, const int32_t *tok, uint32_t n_tok, uint64_t salt)
+{
+    front_drain(f);
+    sk_free(f->view);
+    f->view = NULL;
+    sk_assert(sk_wire_put_peek(&f->in, ++f->last_peek, salt, tok, n_tok) == 0);
+    feed(f);
+    sk_assert(f->out.n <= sk_loop_max_out(f->loop));
+    front_drain(f);
+    sk_assert(f->view && f->view->number == f->last_peek);
 }
 
 static struct front_seq *find(struct front *f, const struct sk_wire_entry *e)
@@ -88,7 +102,18 @@ static void take(struct front *f, const struct sk_wire_entry *e)
     q->reason = e->reason;
     q->n_cached = e->n_cached;
     q->n_preempt = e->n_preempt;
+    sk_assert(e->cpu_us >= q->cpu_us && e->blk_us >= q->blk_us);
+    q->cpu_us = e->cpu_us;
+    q->blk_us = e->blk_us;
     f->n_open -= e->finish != SK_FINISH_NONE;
+}
+
+static void keep_view(struct front *f, const struct sk_frame *fr)
+{
+    sk_free(f->view);
+    f->view = sk_malloc(fr->bytes);
+    sk_assert(f->view);
+    memcpy(f->view, fr, fr->bytes);
 }
 
 void front_drain(struct front *f)
@@ -97,10 +122,13 @@ void front_drain(struct front *f)
         const struct sk_frame *fr = (const struct sk_frame *)(f->out.p + at);
         sk_assert(sk_wire_check(fr) == 0);
         at += fr->bytes;
+        if (fr->kind == SK_FRAME_VIEW)
+            keep_view(f, fr);
         if (fr->kind != SK_FRAME_TOKENS)
             continue;
         const struct sk_wire_tokens *t = (const void *)fr;
         f->n_frame++;
+        f->n_waiting = t->n_waiting;
         for (const struct sk_wire_entry *e = sk_wire_first(t); e; e = sk_wire_next(t, e))
             take(f, e);
     }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "comm/base/clock.h"
 #include "comm/base/mem.h"
 
 struct pretend_slot {
@@ -20,6 +21,7 @@ struct sk_rank {
     uint64_t cache[SK_MAX_GROUPS][PRETEND_MAX_BLK][32];
     struct sk_result_row rows[4096];
     uint32_t n_row;
+    uint64_t step_us; /* 0 = the clock is left alone */
 };
 
 static uint64_t mix(uint64_t h, uint64_t x)
@@ -107,6 +109,11 @@ void pretend_bind(struct sk_rank *r, const struct sk_loop *l)
     r->loop = l;
 }
 
+void pretend_slow(struct sk_rank *r, uint64_t step_us)
+{
+    r->step_us = step_us;
+}
+
 void pretend_free(struct sk_rank *r)
 {
     sk_free(r);
@@ -183,9 +190,32 @@ static void take_tok(struct pretend_slot *s, const struct sk_plan_tok *t)
         s->n_tok = t->pos + t->n;
 }
 
+/* A step has rows of one kind. A suspect is alone in its step, and alone of its kind among those that run; who runs is
+ * on the board. */
+static void check_step(const struct sk_loop *l)
+{
+    const struct sk_sched_out *todo = &l->todo;
+    uint32_t n_suspect = 0;
+    for (const struct sk_seq *q = l->seqs->run.first; q; q = q->next)
+        n_suspect += sk_seq_is_suspect(q);
+    sk_assert(n_suspect <= 1 && (todo->kind != SK_SEQ_KIND_SUSPECT || todo->n_run == 1));
+    for (uint32_t i = 0; i < todo->n_run; i++)
+        sk_assert(sk_seq_kind(todo->run[i].seq) == todo->kind);
+    const struct sk_board *b = l->conf.board;
+    if (!b)
+        return;
+    sk_assert(sk_board_in_step(b) && sk_board_seats(b) == todo->n_run && b->head->step == l->step);
+    for (uint32_t i = 0; i < todo->n_run; i++)
+        sk_assert(b->seat[i].job == todo->run[i].seq->job->id && b->seat[i].choice == todo->run[i].seq->choice);
+}
+
 int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *err)
 {
     sk_assert(sk_plan_check(plan, n, &r->lim, err) == 0);
+    if (r->loop)
+        check_step(r->loop);
+    if (r->step_us)
+        sk_clock_set(sk_clock_us() + r->step_us);
     r->n_row = 0;
     for (const struct sk_plan_rec *rec = sk_plan_first(plan); rec; rec = sk_plan_next(plan, rec)) {
         struct pretend_slot *s = &r->slots[((const struct sk_plan_close *)rec)->slot];

@@ -11,6 +11,7 @@ enum { PRETEND_VOCAB = 50, PRETEND_EOS = 0, PRETEND_MAX_LEN = 256, PRETEND_MAX_S
 
 struct sk_rank *pretend_new(const struct sk_loop_conf *c);
 void pretend_bind(struct sk_rank *r, const struct sk_loop *l); /* whose reference counts it checks when it writes */
+void pretend_slow(struct sk_rank *r, uint64_t step_us);        /* each step takes so long, by a clock that was set */
 void pretend_free(struct sk_rank *r);
 
 /* What a request must give, computed straight: ids into ret (at most max_gen), returns their number; *ret_finish as the

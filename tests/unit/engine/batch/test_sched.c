@@ -20,6 +20,7 @@ struct state {
     struct sk_sched_out out;
     int32_t table[MAX_SEQ][MAX_BLK];
     uint32_t n;
+    uint64_t step;
 };
 
 static void state_open(struct state *s, uint32_t n_blk, uint32_t max_row, uint32_t max_seqs)
@@ -76,6 +77,12 @@ static void next(struct state *s)
     assert_int_equal(sk_kvpool_avail(s->pool, 0), avail);
     assert_int_equal(s->seqs->run.n, n_run);
     assert_int_equal(s->seqs->wait.n, n_wait);
+}
+
+/* The last step was of this kind. */
+static void went(struct state *s, enum sk_seq_kind kind)
+{
+    s->seqs->last_step[kind] = ++s->step;
 }
 
 static void is_run(const struct state *s, uint32_t i, const struct sk_seq *q, uint32_t pos, uint32_t n, uint32_t want)
@@ -271,6 +278,250 @@ static void test_coming(void **unused)
     state_close(&s);
 }
 
+static struct sk_seq *suspect(struct sk_seq *q)
+{
+    q->probation = SK_SEQ_PROBATION;
+    return q;
+}
+
+/* The rows of the others and the suspect's take turns, the others first; no step has both. */
+static void test_suspect_turns(void **unused)
+{
+    struct state s;
+    state_open(&s, 60, 16, 8);
+    struct sk_seq *a = add_running(&s, 8, 1, 8, 0), *b = suspect(add_running(&s, 8, 1, 8, 100)),
+                  *c = add_running(&s, 30, 0, 4, 200);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_run, 2);
+    is_run(&s, 0, c, 4, 15, 0);
+    is_run(&s, 1, a, 8, 1, SK_RUN_SAMPLE);
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_SUSPECT);
+    assert_int_equal(s.out.n_run, 1);
+    is_run(&s, 0, b, 8, 1, SK_RUN_SAMPLE);
+    b->probation = 0; /* it has passed */
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_run, 3);
+    state_close(&s);
+}
+
+/* One suspect at a time: the first that waits is admitted in its own step, the others when it is done. */
+static void test_suspect_admission(void **unused)
+{
+    struct state s;
+    state_open(&s, 60, 64, 3);
+    struct sk_seq *a = suspect(add(&s, 8, 0, 0));
+    suspect(add(&s, 8, 0, 100));
+    struct sk_seq *c = add(&s, 8, 0, 200);
+    next(&s);
+    assert_int_equal(s.out.n_admit, 1);
+    assert_ptr_equal(s.out.admit[0].seq, c);
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    assert_int_equal(s.out.n_admit, 1);
+    assert_ptr_equal(s.out.admit[0].seq, a);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_SUSPECT);
+
+    a->blk[0] = s.table[0]; /* as if it ran */
+    sk_seq_to(s.seqs, a, SK_SEQ_RUN);
+    next(&s);
+    assert_int_equal(s.out.n_admit, 0);
+    is_run(&s, 0, a, 0, 8, SK_RUN_SAMPLE);
+    went(&s, SK_SEQ_KIND_SUSPECT);
+    next(&s);
+    assert_ptr_equal(s.out.admit[0].seq, c);
+    state_close(&s);
+}
+
+/* Where one of the two can do nothing, the other goes on. */
+static void test_suspect_alone(void **unused)
+{
+    struct state s;
+    state_open(&s, 10, 64, 1);
+    struct sk_seq *a = suspect(add(&s, 8, 0, 0));
+    next(&s); /* nobody else is there */
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_SUSPECT);
+    assert_int_equal(s.out.n_admit, 1);
+    struct sk_seq *b = add_running(&s, 8, 1, 8, 100);
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s); /* no slot for it */
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_run, 1);
+    is_run(&s, 0, b, 8, 1, SK_RUN_SAMPLE);
+    s.conf.max_seqs = 4;
+    a->n_tok = a->n_prompt = 36; /* 9 blocks, 8 are left */
+    a->tok = sk_realloc(a->tok, 50 * sizeof *a->tok);
+    assert_non_null(a->tok);
+    memset(a->tok, 0, 50 * sizeof *a->tok);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    is_run(&s, 0, b, 8, 1, SK_RUN_SAMPLE);
+    state_close(&s);
+}
+
+/* Who comes after a suspect that waits for room does not take it, nor does one wait for what a suspect computes. */
+static void test_suspect_room(void **unused)
+{
+    struct state s;
+    state_open(&s, 20, 64, 8);
+    add_running(&s, 40, 1, 40, 0); /* 10 of 20 blocks, and soon one more */
+    struct sk_seq *a = suspect(add(&s, 40, 0, 100));
+    add(&s, 4, 0, 200);
+    next(&s);
+    assert_int_equal(s.out.n_admit, 0);
+    a->n_tok = a->n_prompt = 20;
+    next(&s);
+    assert_int_equal(s.out.n_admit, 1);
+    state_close(&s);
+
+    state_open(&s, 60, 64, 8);
+    suspect(add_running(&s, 22, 0, 4, 0));
+    add(&s, 22, 0, 0);
+    next(&s);
+    assert_int_equal(s.out.n_admit, 1);
+    state_close(&s);
+}
+
+/* In blocks and age it is a sequence as any other: preempted by the older, and preempts the younger in its own step. */
+static void test_suspect_preempts(void **unused)
+{
+    for (int is_older = 0; is_older < 2; is_older++) {
+        struct state s;
+        state_open(&s, 4, 64, 8);
+        struct sk_seq *a = add_running(&s, 8, 1, 8, 0), *b = add_running(&s, 8, 1, 8, 100);
+        suspect(is_older ? a : b);
+        went(&s, SK_SEQ_KIND_ORDINARY);
+        next(&s);
+        assert_int_equal(s.out.n_preempt, 1); /* the younger one could do nothing even in its turn */
+        assert_ptr_equal(s.out.preempt[0], b);
+        assert_int_equal(s.out.kind, is_older ? SK_SEQ_KIND_SUSPECT : SK_SEQ_KIND_ORDINARY);
+        is_run(&s, 0, a, 8, 1, SK_RUN_SAMPLE);
+        state_close(&s);
+    }
+}
+
+static struct sk_seq *urgent(struct sk_seq *q)
+{
+    q->urgent = true;
+    return q;
+}
+
+/* Rows of urgent ones are together and without others'; steps of the kinds take turns. */
+static void test_urgent_turns(void **unused)
+{
+    struct state s;
+    state_open(&s, 60, 16, 8);
+    struct sk_seq *a = add_running(&s, 8, 1, 8, 0), *b = urgent(add_running(&s, 30, 0, 4, 100)),
+                  *c = urgent(add_running(&s, 8, 0, 4, 200)), *d = suspect(add_running(&s, 8, 1, 8, 300));
+    b->n_computed = b->n_prompt - 8;
+    b->n_blk = 6;
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_URGENT);
+    assert_int_equal(s.out.n_run, 2);
+    is_run(&s, 0, b, 22, 8, SK_RUN_SAMPLE);
+    is_run(&s, 1, c, 4, 4, SK_RUN_SAMPLE);
+    for (int i = 0; i < 3; i++) { /* whatever there is to do: one of each */
+        went(&s, SK_SEQ_KIND_URGENT);
+        next(&s);
+        assert_int_equal(s.out.n_run, 1);
+        is_run(&s, 0, a, 8, 1, SK_RUN_SAMPLE);
+        went(&s, SK_SEQ_KIND_ORDINARY);
+        next(&s);
+        assert_int_equal(s.out.n_run, 1);
+        is_run(&s, 0, d, 8, 1, SK_RUN_SAMPLE);
+        went(&s, SK_SEQ_KIND_SUSPECT);
+        next(&s);
+        assert_int_equal(s.out.n_run, 2);
+        is_run(&s, 0, b, 22, 8, SK_RUN_SAMPLE);
+    }
+    b->urgent = c->urgent = false; /* they have their first tokens */
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_run, 2);
+    is_run(&s, 0, b, 22, 16 / SK_SCHED_SHORT_PART, 0);
+    is_run(&s, 1, a, 8, 1, SK_RUN_SAMPLE);
+    state_close(&s);
+}
+
+/* One that comes while others run has the next step, but takes no room for which an older one waits. */
+static void test_urgent_admission(void **unused)
+{
+    struct state s;
+    state_open(&s, 60, 64, 8);
+    add_running(&s, 8, 1, 8, 0);
+    struct sk_seq *b = add(&s, 8, 0, 100), *c = urgent(add(&s, 8, 0, 200));
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_URGENT);
+    assert_int_equal(s.out.n_admit, 2);
+    assert_ptr_equal(s.out.admit[0].seq, b); /* it was there first, but has no rows yet */
+    assert_int_equal(s.out.n_run, 1);
+    is_run(&s, 0, c, 0, 8, SK_RUN_SAMPLE);
+    s.conf.max_seqs = s.out.cap = 2; /* one slot is left, and it is b's */
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_admit, 1);
+    assert_ptr_equal(s.out.admit[0].seq, b);
+    state_close(&s);
+
+    state_open(&s, 20, 64, 8);
+    struct sk_seq *a = add_running(&s, 40, 1, 40, 0);
+    add(&s, 40, 0, 100); /* lacks room */
+    urgent(add(&s, 4, 0, 200));
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_admit, 0);
+    is_run(&s, 0, a, 40, 1, SK_RUN_SAMPLE);
+    state_close(&s);
+}
+
+/* It may find no block: then the others go on. */
+static void test_urgent_waits(void **unused)
+{
+    struct state s;
+    state_open(&s, 4, 64, 8);
+    struct sk_seq *a = add_running(&s, 8, 3, 10, 0);
+    urgent(add_running(&s, 8, 0, 4, 100));
+    sk_kvpool_take(s.pool, 0, 1, s.table[0]);
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    assert_int_equal(s.out.n_run, 1);
+    is_run(&s, 0, a, 10, 1, SK_RUN_SAMPLE);
+    state_close(&s);
+}
+
+/* For some time after an urgent one, chunks of the others are smaller, so that the next need not wait for long. */
+static void test_short_steps(void **unused)
+{
+    struct state s;
+    state_open(&s, 60, 16, 8);
+    struct sk_seq *a = add_running(&s, 40, 0, 8, 0), *b = add_running(&s, 8, 1, 8, 100);
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    is_run(&s, 0, a, 8, 15, 0);
+    went(&s, SK_SEQ_KIND_URGENT);
+    for (int i = 0; i < SK_SCHED_LATELY; i++) {
+        next(&s);
+        assert_int_equal(s.out.n_run, 2);
+        is_run(&s, 0, a, 8, 16 / SK_SCHED_SHORT_PART, 0);
+        is_run(&s, 1, b, 8, 1, SK_RUN_SAMPLE);
+        went(&s, SK_SEQ_KIND_ORDINARY);
+    }
+    next(&s);
+    is_run(&s, 0, a, 8, 15, 0);
+    went(&s, SK_SEQ_KIND_URGENT);
+    a->urgent = true; /* its own are not */
+    went(&s, SK_SEQ_KIND_ORDINARY);
+    next(&s);
+    is_run(&s, 0, a, 8, 16, 0);
+    state_close(&s);
+}
+
 static void test_peak(void **unused)
 {
     struct sk_kvpool_conf c = {.n_group = 2, .block_tok = 4, .window = {0, 6}, .n_blk = {10, 4}};
@@ -293,9 +544,24 @@ static void test_peak(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budget),   cmocka_unit_test(test_classes),        cmocka_unit_test(test_scores),
-        cmocka_unit_test(test_preempt),  cmocka_unit_test(test_preempt_shared), cmocka_unit_test(test_admission),
-        cmocka_unit_test(test_no_evict), cmocka_unit_test(test_coming),         cmocka_unit_test(test_peak),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_scores),
+        cmocka_unit_test(test_preempt),
+        cmocka_unit_test(test_preempt_shared),
+        cmocka_unit_test(test_admission),
+        cmocka_unit_test(test_no_evict),
+        cmocka_unit_test(test_coming),
+        cmocka_unit_test(test_peak),
+        cmocka_unit_test(test_suspect_turns),
+        cmocka_unit_test(test_suspect_admission),
+        cmocka_unit_test(test_suspect_alone),
+        cmocka_unit_test(test_suspect_room),
+        cmocka_unit_test(test_suspect_preempts),
+        cmocka_unit_test(test_urgent_turns),
+        cmocka_unit_test(test_urgent_admission),
+        cmocka_unit_test(test_urgent_waits),
+        cmocka_unit_test(test_short_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

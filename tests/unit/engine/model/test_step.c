@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "comm/base/mem.h"
+#include "engine/model/scratch.h"
 #include "tests/unit/engine/driver.h"
 #include "tests/unit/engine/fixture.h"
 
@@ -276,6 +277,31 @@ static void selftest_matches_itself(void **state)
     env_close(&e);
 }
 
+/* Whoever watches sees a step go on, half a layer and a slice of the head at a time, and only while it does. */
+static void a_step_shows_progress(void **state)
+{
+    struct env e;
+    struct sk_desc desc;
+    struct sk_params p = with_logprobs();
+    int32_t prompt[N_PROMPT];
+    struct sk_result_row rows[N_PROMPT - 1], drawn[1];
+    _Atomic uint64_t progress = 0;
+    fixture_desc(&desc);
+    make_prompt(prompt, N_PROMPT, desc.n_vocab);
+    env_open(&e, &desc, SK_F32);
+    sk_rank_watch(e.rank, &progress);
+    driver_begin(&e.d);
+    driver_go(&e.d, NULL);
+    assert_int_equal(progress, 0); /* no rows */
+    driver_generate(&e.d, prompt, N_PROMPT, &p, N_PROMPT, 1, rows, drawn);
+    uint32_t n_slice = (N_PROMPT - 1 + 1 + SK_HEAD_SLICE - 1) / SK_HEAD_SLICE;
+    assert_int_equal(progress, 2 * desc.n_layer + n_slice);
+    sk_rank_watch(e.rank, NULL);
+    driver_generate(&e.d, prompt, N_PROMPT, &p, N_PROMPT, 1, rows, drawn);
+    assert_int_equal(progress, 2 * desc.n_layer + n_slice);
+    env_close(&e);
+}
+
 static void a_plan_without_rows_runs(void **state)
 {
     struct env e;
@@ -394,7 +420,7 @@ int main(void)
         cmocka_unit_test(the_step_path_allocates_nothing), cmocka_unit_test(ends_are_suppressed_below_min_tokens),
         cmocka_unit_test(selftest_matches_itself),         cmocka_unit_test(a_plan_without_rows_runs),
         cmocka_unit_test(what_does_not_fit_is_refused),    cmocka_unit_test(open_survives_lack_of_memory),
-        cmocka_unit_test(plan_says_what_open_takes),
+        cmocka_unit_test(plan_says_what_open_takes),       cmocka_unit_test(a_step_shows_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

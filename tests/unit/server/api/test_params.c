@@ -260,12 +260,68 @@ static void test_list_is_bounded(void **state)
     refused(SK_API_COMPLETION, json, SK_ERANGE, "stop_token_ids");
 }
 
+/* The tenant's tree, or a part of it; what is asked for never leads into another's. */
 static void test_salt(void **state)
 {
+    assert_true(accepted(SK_API_COMPLETION, "{}").wire.salt == 0);
     uint64_t a = accepted(SK_API_COMPLETION, "{\"cache_salt\":\"a\"}").wire.salt;
     assert_true(a != 0);
     assert_true(a == accepted(SK_API_CHAT, "{\"cache_salt\":\"a\"}").wire.salt);
     assert_true(a != accepted(SK_API_COMPLETION, "{\"cache_salt\":\"b\"}").wire.salt);
+    rules.salt = 7;
+    assert_true(accepted(SK_API_COMPLETION, "{}").wire.salt == 7);
+    uint64_t of_tenant = accepted(SK_API_CHAT, "{\"cache_salt\":\"a\"}").wire.salt;
+    assert_true(of_tenant != a && of_tenant != 7);
+    rules.salt = 0;
+}
+
+static void test_best_of(void **state)
+{
+    struct sk_api_params p = accepted(SK_API_COMPLETION, "{\"n\":2}");
+    assert_int_equal(p.best_of, 2);
+    assert_int_equal(p.wire.n_logprobs, -1);
+    p = accepted(SK_API_COMPLETION, "{\"n\":2,\"best_of\":5}");
+    assert_int_equal(p.n, 2);
+    assert_int_equal(p.best_of, 5);
+    assert_int_equal(p.wire.n_logprobs, 0); /* to choose by, */
+    assert_int_equal(p.n_top, -1);          /* not to show */
+    p = accepted(SK_API_COMPLETION, "{\"best_of\":5,\"logprobs\":3}");
+    assert_int_equal(p.wire.n_logprobs, 3);
+    p = accepted(SK_API_COMPLETION, "{\"best_of\":1,\"temperature\":0,\"stream\":true}");
+    assert_int_equal(p.best_of, 1);
+    accepted(SK_API_COMPLETION, "{\"n\":3,\"best_of\":3,\"stream\":true}");
+    refused(SK_API_COMPLETION, "{\"best_of\":2,\"stream\":true}", SK_EINVAL, "best_of");
+    refused(SK_API_COMPLETION, "{\"best_of\":2,\"temperature\":0}", SK_EINVAL, "best_of");
+    refused(SK_API_COMPLETION, "{\"best_of\":2,\"n\":3}", SK_ERANGE, "best_of");
+    refused(SK_API_COMPLETION, "{\"best_of\":129}", SK_ERANGE, "best_of");
+    refused(SK_API_CHAT, "{\"best_of\":1}", SK_EUNSUP, "best_of");
+    assert_int_equal(accepted(SK_API_CHAT, "{\"best_of\":null,\"n\":2}").best_of, 2);
+}
+
+static void test_deadlines(void **state)
+{
+    struct sk_api_params p = accepted(SK_API_CHAT, "{\"deadline_ms\":86400000,\"ttft_ms\":1}");
+    assert_int_equal(p.deadline_ms, 86400000);
+    assert_int_equal(p.ttft_ms, 1);
+    p = accepted(SK_API_COMPLETION, "{\"deadline_ms\":null}");
+    assert_true(p.deadline_ms == 0 && p.ttft_ms == 0);
+    refused(SK_API_COMPLETION, "{\"deadline_ms\":0}", SK_ERANGE, "deadline_ms");
+    refused(SK_API_COMPLETION, "{\"deadline_ms\":86400001}", SK_ERANGE, "deadline_ms");
+    refused(SK_API_CHAT, "{\"ttft_ms\":-1}", SK_ERANGE, "ttft_ms");
+    refused(SK_API_CHAT, "{\"ttft_ms\":\"5\"}", SK_ETYPE, "ttft_ms");
+    assert_int_equal(accepted(SK_API_CHAT, "{\"priority\":-2147483648}").wire.priority, INT32_MIN);
+    refused(SK_API_CHAT, "{\"priority\":2147483648}", SK_ERANGE, "priority");
+}
+
+static void test_bill(void **state)
+{
+    assert_true(accepted(SK_API_CHAT, "{\"usage_bill\":true}").bill);
+    assert_true(
+        accepted(SK_API_CHAT, "{\"usage_bill\":true,\"stream\":true,\"stream_options\":{\"include_usage\":true}}")
+            .bill);
+    assert_false(accepted(SK_API_CHAT, "{\"usage_bill\":false,\"stream\":true}").bill);
+    refused(SK_API_CHAT, "{\"usage_bill\":true,\"stream\":true}", SK_EINVAL, "usage_bill");
+    refused(SK_API_CHAT, "{\"usage_bill\":1}", SK_ETYPE, "usage_bill");
 }
 
 static void test_what_asks_for_nothing_passes(void **state)
@@ -369,6 +425,9 @@ int main(void)
         cmocka_unit_test(test_bad_words),
         cmocka_unit_test(test_list_is_bounded),
         cmocka_unit_test(test_salt),
+        cmocka_unit_test(test_best_of),
+        cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_bill),
         cmocka_unit_test(test_what_asks_for_nothing_passes),
         cmocka_unit_test(test_fit),
         cmocka_unit_test(test_truncate),

@@ -12,15 +12,23 @@
 #include "comm/base/json.h"
 #include "server/api/reply.h"
 #include "server/http/http.h"
+#include "server/job/job.h"
 #include "tests/unit/server/api/fixture.h"
 
 static struct sk_vocab *vocab;
 static struct sk_buf out;
 
-/* reply.c answers requests with these; what is tested here only writes. */
+/* The answer that reply.c gave last: "STATUS NAME: VALUE; NAME: VALUE; ". */
+static char answered[512];
+
 void sk_http_reply(struct sk_http_req *r, int status, const struct sk_http_headers *h, const char *body, size_t n)
 {
-    fail();
+    int at = snprintf(answered, sizeof answered, "%d ", status);
+    for (uint32_t i = 0; i < h->n; i++) {
+        if (h->more[i].value)
+            at += snprintf(answered + at, sizeof answered - (size_t)at, "%s: %s; ", h->more[i].name, h->more[i].value);
+    }
+    sk_buf_add(&out, body, n);
 }
 
 static int32_t id_of(const char *word)
@@ -276,6 +284,44 @@ static void test_error(void **state)
         "{\"error\":{\"message\":\"unavailable\",\"type\":\"server_error\",\"param\":null,\"code\":\"unavailable\"}}");
 }
 
+static void expect_answer(int code, uint32_t retry_ms, const char *want)
+{
+    struct sk_err err;
+    sk_err_set(&err, code, NULL, "x");
+    err.retry_ms = retry_ms;
+    sk_reply_send_error(NULL, &err);
+    assert_string_equal(answered, want);
+    assert_non_null(strstr(written(), "{\"error\":{\"message\":\"x\""));
+}
+
+static void test_error_headers(void **state)
+{
+    expect_answer(SK_ERANGE, 0, "400 x-should-retry: false; ");
+    expect_answer(SK_EAUTH, 0, "401 x-should-retry: false; WWW-Authenticate: Bearer; ");
+    expect_answer(SK_EQUEUE, 0, "429 x-should-retry: true; Retry-After: 1; retry-after-ms: 1000; ");
+    expect_answer(SK_ERATE, 2001, "429 x-should-retry: true; Retry-After: 3; retry-after-ms: 2001; ");
+    expect_answer(SK_EBEHIND, 1, "429 x-should-retry: true; Retry-After: 1; retry-after-ms: 1; ");
+    expect_answer(SK_EUNAVAIL, UINT32_MAX,
+                  "503 x-should-retry: true; Retry-After: 4294968; retry-after-ms: 4294967295; ");
+    expect_answer(SK_EINTERNAL, 0, "500 x-should-retry: true; ");
+    expect_answer(SK_EPOISON, 0, "500 x-should-retry: false; ");
+    expect_answer(SK_EDEADLINE, 5, "504 x-should-retry: false; ");
+}
+
+static void test_bill(void **state)
+{
+    const struct sk_reply r = {.id = "i", .model = "m", .fingerprint = "f", .created = 7};
+    const struct sk_job_bill bill = {
+        .queue_us = 1, .prefill_us = 1500, .decode_us = 2000000, .cpu_us = 7, .blk_us = 1, .n_preempt = 3};
+    struct sk_reply_usage u = usage;
+    u.bill = &bill;
+    sk_reply_open(&out, &r);
+    sk_reply_close(&out, &r, NULL, &u);
+    assert_non_null(strstr(written(), ",\"bill\":{\"queue_ms\":0.001,\"prefill_ms\":1.500,\"decode_ms\":2000.000,"
+                                      "\"cpu_ms\":0.007,\"kv_block_seconds\":0.000001,\"preemptions\":3,"
+                                      "\"readmissions\":0}}}"));
+}
+
 static int set_up(void **state)
 {
     vocab = fixture_vocab();
@@ -303,6 +349,8 @@ int main(void)
         cmocka_unit_test(test_chat),
         cmocka_unit_test(test_chunks),
         cmocka_unit_test(test_error),
+        cmocka_unit_test(test_error_headers),
+        cmocka_unit_test(test_bill),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -9,10 +9,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <uv.h>
 #include "comm/base/buf.h"
 #include "comm/base/json.h"
+#include "server/text/helper.h"
 #include "server/text/tmpl.h"
 #include "server/text/token.h"
 
@@ -348,6 +350,7 @@ static void test_killed_helper(void **state)
     struct result r[8] = {0};
     struct sk_err err;
     expect_text(t, ok, "fine");
+    assert_int_equal(sk_tmpl_restarts(t), 0);
     assert_true(kill_children() >= 1);
     for (int i = 0; i < 8; i++)
         assert_true(sk_tmpl_render(t, ok, strlen(ok), on_render, &r[i], &err) > 0);
@@ -359,8 +362,40 @@ static void test_killed_helper(void **state)
         assert_int_equal(r[i].n_calls, 1);
         free(r[i].text);
     }
+    assert_in_range(sk_tmpl_restarts(t), 1, 2);
     assert_true(kill_children() <= 2);
     close_tmpl(t);
+}
+
+/* A frame as a helper would send it, of which n_came bytes have come. */
+static int read_frame(uint32_t len, const char *body, size_t n_body, size_t n_came, struct sk_helper_frame *ret)
+{
+    static struct sk_buf rx;
+    sk_buf_done(&rx);
+    sk_buf_init(&rx, 64);
+    sk_buf_add(&rx, &len, sizeof len);
+    sk_buf_add(&rx, body, n_body);
+    rx.n = n_came;
+    return sk_helper_read(&rx, ret);
+}
+
+static void test_frames(void **state)
+{
+    struct sk_helper_frame f;
+    for (size_t n = 0; n < 4 + 6; n++)
+        assert_int_equal(read_frame(6, "Ohello", 6, n, &f), 0);
+    assert_int_equal(read_frame(6, "Ohello", 6, 4 + 6, &f), 1);
+    assert_int_equal(f.letter, SK_HELPER_OUTPUT);
+    assert_int_equal(f.n, 5);
+    assert_memory_equal(f.text, "hello", 5);
+    assert_int_equal(read_frame(1, "R", 1, 4 + 1, &f), 1);
+    assert_int_equal(f.n, 0);
+    assert_int_equal(read_frame(0, "", 0, 4, &f), -SK_EPROTO);
+    assert_int_equal(read_frame(61, "", 0, 4, &f), -SK_EPROTO); /* never fits */
+    assert_int_equal(read_frame(60, "", 0, 4, &f), 0);
+    assert_int_equal(read_frame(UINT32_MAX, "", 0, 4, &f), -SK_EPROTO);
+    assert_int_equal(read_frame(2, "Oab", 3, 4 + 3, &f), -SK_EPROTO); /* more than one */
+    assert_int_equal(read_frame(6, "X", 1, 4 + 1, &f), -SK_EPROTO);
 }
 
 static void test_limits(void **state)
@@ -393,6 +428,24 @@ static void test_limits(void **state)
     free(r);
 }
 
+/* The last one that fits may fill the queue a little more than that, and then nothing fits. */
+static void test_queued_bytes(void **state)
+{
+    enum { MAX_QUEUED_BYTES = 256 << 20 };
+    struct result r = {0};
+    struct sk_err err;
+    struct sk_tmpl *t = open_tmpl("x", "", "");
+    char *json = mmap(NULL, MAX_QUEUED_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(json != MAP_FAILED);
+    assert_int_equal(sk_tmpl_render(t, json, MAX_QUEUED_BYTES + 1, on_render, &r, &err), -SK_EQUEUE);
+    int id = sk_tmpl_render(t, json, MAX_QUEUED_BYTES - 2, on_render, &r, &err);
+    assert_true(id > 0);
+    assert_int_equal(sk_tmpl_render(t, json, 1, on_render, &r, &err), -SK_EQUEUE);
+    sk_tmpl_cancel(t, id);
+    munmap(json, MAX_QUEUED_BYTES);
+    close_tmpl(t);
+}
+
 static int setup(void **state)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -410,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_smollm2), cmocka_unit_test(test_qwen3),         cmocka_unit_test(test_features),
         cmocka_unit_test(test_guard),   cmocka_unit_test(test_endless),       cmocka_unit_test(test_misbehaviour),
         cmocka_unit_test(test_sandbox), cmocka_unit_test(test_killed_helper), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_frames),  cmocka_unit_test(test_queued_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
