@@ -54,6 +54,7 @@ struct helper {
     struct sk_buf rx;
     struct render *job;
     bool exited, eof, timed_out, was_ready, writing, was_started;
+    bool no_memory; /* it is ended because of us: what it says cannot be taken */
     int signum, n_open;
     char chunk[16384];
 };
@@ -138,11 +139,14 @@ static void settle(struct helper *h)
 {
     struct sk_tmpl *t = h->tmpl;
     struct render *r = h->job;
+    static const char no_memory[] = "out of memory";
     char msg[128];
     h->job = NULL;
     if (!r)
         return;
-    if (h->timed_out || h->signum == SIGXCPU) {
+    if (h->no_memory) {
+        finish_error(r, SK_ENOMEM, no_memory, sizeof no_memory - 1);
+    } else if (h->timed_out || h->signum == SIGXCPU) {
         snprintf(msg, sizeof msg, "the chat template took longer than %d ms", t->wall_ms);
         finish_error(r, SK_ETIMEOUT, msg, strlen(msg));
     } else if (++r->tries < MAX_TRIES && !t->closing) {
@@ -271,8 +275,10 @@ static void on_read(uv_stream_t *s, ssize_t n, const uv_buf_t *buf)
         h->eof = true;
         end_helper(h);
         close_if_over(h);
-    } else if (h->state != HELPER_ENDING && (sk_buf_add(&h->rx, buf->base, (size_t)n) != 0 || !take_frame(h))) {
-        end_helper(h);
+    } else if (h->state != HELPER_ENDING) {
+        h->no_memory = sk_buf_add(&h->rx, buf->base, (size_t)n) == -SK_ENOMEM;
+        if (h->rx.failed || !take_frame(h))
+            end_helper(h);
     }
 }
 
@@ -289,7 +295,9 @@ static void send_frame(struct helper *h, const char *p, size_t n)
 {
     uv_buf_t b = uv_buf_init((char *)p, (unsigned)n);
     h->write.data = h;
-    h->writing = uv_write(&h->write, (uv_stream_t *)&h->in, &b, 1, on_written) == 0;
+    int rc = uv_write(&h->write, (uv_stream_t *)&h->in, &b, 1, on_written);
+    h->writing = rc == 0;
+    h->no_memory = rc == UV_ENOMEM;
     if (!h->writing)
         end_helper(h);
 }
@@ -333,7 +341,7 @@ static void start_helper(struct helper *h)
     h->state = HELPER_STARTING;
     t->n_restarts += h->was_started;
     h->was_started = true;
-    h->exited = h->eof = h->timed_out = h->was_ready = false;
+    h->exited = h->eof = h->timed_out = h->no_memory = h->was_ready = false;
     h->signum = 0;
     sk_buf_clear(&h->rx);
     uv_pipe_init(t->loop, &h->in, 0);

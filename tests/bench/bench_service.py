@@ -2,7 +2,8 @@
 """What a request feels of crashes and of other keys, on a real model: bench_service.py MODEL [KILLS]. SK_BUILD as for tests/e2e.
 
 kills   32 streams, the engine is killed again and again: lost or altered streams; from each kill to the first token of any stream, and until
-        all that were not over have moved
+        all that were not over have moved, also as a ratio to the time to the first token plus what their prompts and answers so far take at the
+        rate at which prompts of 600 words are computed
 share   time to the first token of one key's request, alone and while another key has 200 queued"""
 import hashlib
 import os
@@ -17,14 +18,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "e2e"))
 from conftest import Daemon  # noqa: E402
 from crowd import Client, ask_all, read_all, unfinished, wait_until  # noqa: E402
 
-N_STREAM, N_QUEUED, N_TRY, PROMPT_WORDS = 32, 200, 5, (6, 60, 600)
+N_STREAM, N_QUEUED, N_TRY, PROMPT_WORDS, PROMPT_TOK = 32, 200, 5, (6, 60, 600), 8
+
+
+def prefill_rate(server):
+    """Prompt tokens a second."""
+    n_tok, begin = 0, time.monotonic()
+    for i in range(N_TRY):
+        n_tok += server.ok("/v1/completions", {"prompt": f"{i} times " + "the wind blew cold. " * 120, "max_tokens": 1})["usage"]["prompt_tokens"]
+    return n_tok / (time.monotonic() - begin)
 
 
 def kills(cache, model, n_kill):
     server = Daemon(cache, model=model)
+    rate = prefill_rate(server)
     asks = [{"prompt": f"Chapter {i}. Once upon a time", "max_tokens": 400, "temperature": 0.8 * (i % 2), "seed": i, "ignore_eos": True,
              "stream": True, "return_token_ids": True} for i in range(N_STREAM)]
-    first, everyone, altered, done = [], [], 0, 0
+    first, everyone, ratio, altered, done = [], [], [], 0, 0
     expected = ask_all(server, asks)
     while done < n_kill:
         clients = [Client(server, a) for a in asks]
@@ -44,13 +54,16 @@ def kills(cache, model, n_kill):
             first.append(time.monotonic() - killed)
             read_all(clients, until=lambda: all(len(c.data) > n for c, n in sizes.items()))
             everyone.append(time.monotonic() - killed)
+            n_tok = sum(PROMPT_TOK + c.data[:n].count(b"data: ") for c, n in sizes.items())
+            ratio.append(everyone[-1] / (first[-1] + n_tok / rate))
             done += 1
         read_all(clients)
         altered += sum(c.outcome() != e for c, e in zip(clients, expected))
     server.close()
     print(f"kills: {done}, streams lost or altered: {altered}")
     print(f"  first token after a kill   median {statistics.median(first):.2f} s, most {max(first):.2f} s")
-    print(f"  all {N_STREAM} moving            median {statistics.median(everyone):.2f} s, most {max(everyone):.2f} s")
+    print(f"  all {N_STREAM} moving            median {statistics.median(everyone):.2f} s, most {max(everyone):.2f} s; {statistics.median(ratio):.2f} and {max(ratio):.2f} "
+          f"times the restart and their tokens at {rate:.0f} a second")
 
 
 def time_to_first_token(server, key, words, number):

@@ -14,6 +14,7 @@
 #include <uv.h>
 #include "comm/base/buf.h"
 #include "comm/base/json.h"
+#include "comm/base/mem.h"
 #include "server/text/helper.h"
 #include "server/text/tmpl.h"
 #include "server/text/token.h"
@@ -428,6 +429,23 @@ static void test_limits(void **state)
     free(r);
 }
 
+/* An answer that cannot be taken for want of memory is no fault of the template's. */
+static void test_no_memory(void **state)
+{
+    static const char json[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}";
+    struct sk_tmpl *t = open_tmpl("x", "", "");
+    struct result r = {0};
+    struct sk_err err;
+    expect_text(t, json, "x");
+    assert_true(sk_tmpl_render(t, json, strlen(json), on_render, &r, &err) > 0);
+    sk_mem_fail_at(1, 1);
+    wait_for(&r);
+    sk_mem_fail_at(0, 0);
+    assert_int_equal(r.rc, -SK_ENOMEM);
+    expect_text(t, json, "x");
+    close_tmpl(t);
+}
+
 /* The last one that fits may fill the queue a little more than that, and then nothing fits. */
 static void test_queued_bytes(void **state)
 {
@@ -460,10 +478,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smollm2), cmocka_unit_test(test_qwen3),         cmocka_unit_test(test_features),
-        cmocka_unit_test(test_guard),   cmocka_unit_test(test_endless),       cmocka_unit_test(test_misbehaviour),
-        cmocka_unit_test(test_sandbox), cmocka_unit_test(test_killed_helper), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_frames),  cmocka_unit_test(test_queued_bytes),
+        cmocka_unit_test(test_smollm2),   cmocka_unit_test(test_qwen3),         cmocka_unit_test(test_features),
+        cmocka_unit_test(test_guard),     cmocka_unit_test(test_endless),       cmocka_unit_test(test_misbehaviour),
+        cmocka_unit_test(test_sandbox),   cmocka_unit_test(test_killed_helper), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_no_memory), cmocka_unit_test(test_frames),        cmocka_unit_test(test_queued_bytes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
