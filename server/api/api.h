@@ -39,7 +39,6 @@ void sk_api_stats(const struct sk_call *c);
 void sk_api_admin_state(const struct sk_call *c);
 void sk_api_admin_flight(const struct sk_call *c);
 void sk_api_admin_log(const struct sk_call *c);
-void sk_api_not_there(const struct sk_call *c); /* 501 */
 
 /* The body as a JSON object (sk_json_free) and the model that it names. -SK_EJSON, -SK_EUTF8, -SK_ETYPE; -SK_EINVAL for
  * a U+FDD0 in a string (it marks the spellings of control tokens in prompts); -SK_EMODEL; -SK_EUNAVAIL while the model

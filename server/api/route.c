@@ -14,6 +14,13 @@ enum { MAX_EVENT_BYTES = 64 << 20, MAX_ALLOW_BYTES = 64 };
 /* Who may: everybody, every key, or keys with a scope. */
 enum { OPEN = 1 << 8, ANY_KEY = 0, INFERENCE = SK_SCOPE_INFERENCE, METRICS = SK_SCOPE_METRICS, ADMIN = SK_SCOPE_ADMIN };
 
+static void not_there(const struct sk_call *c)
+{
+    struct sk_err err;
+    sk_err_set(&err, SK_ENOTIMPL, NULL, "%.200s is not implemented by this server.", sk_http_path(c->req));
+    sk_reply_send_error(c->req, &err);
+}
+
 /* A method in front of a path; a path of a name that ends in a slash stands for all that begin with it. */
 static const struct route {
     const char *method, *path;
@@ -39,9 +46,9 @@ static const struct route {
     {"GET", "/admin/state", ADMIN, sk_api_admin_state},
     {"POST", "/admin/flight", ADMIN, sk_api_admin_flight},
     {"POST", "/admin/log", ADMIN, sk_api_admin_log},
-    {"POST", "/v1/embeddings", INFERENCE, sk_api_not_there},
-    {"POST", "/v1/responses", INFERENCE, sk_api_not_there},
-    {"POST", "/v1/messages", INFERENCE, sk_api_not_there},
+    {"POST", "/v1/embeddings", INFERENCE, not_there},
+    {"POST", "/v1/responses", INFERENCE, not_there},
+    {"POST", "/v1/messages", INFERENCE, not_there},
 };
 static const size_t n_route = sizeof routes / sizeof routes[0];
 
@@ -182,13 +189,6 @@ void sk_api_answered(void *arg, const struct sk_http_req *r, int status)
         route = matches(&routes[i], path) ? routes[i].path : NULL;
     snprintf(text, sizeof text, "%d", status);
     sk_metric_add(l->server->metrics, SK_METRIC_HTTP_REQUESTS, 1, route ? route : "other", text);
-}
-
-void sk_api_not_there(const struct sk_call *c)
-{
-    struct sk_err err;
-    sk_err_set(&err, SK_ENOTIMPL, NULL, "%.200s is not implemented by this server.", sk_http_path(c->req));
-    sk_reply_send_error(c->req, &err);
 }
 
 /* --- life --- */

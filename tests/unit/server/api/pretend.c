@@ -424,3 +424,35 @@ const char *pretend_header(const struct sk_http_req *r, const char *name)
     }
     return NULL;
 }
+
+int pretend_set_up(void **state)
+{
+    pretend_open();
+    return 0;
+}
+
+int pretend_tear_down(void **state)
+{
+    pretend_close();
+    return 0;
+}
+
+void pretend_short_of_memory(const char *method, const char *path, const char *body, uint64_t max)
+{
+    int status = 0;
+    for (uint64_t n = 1; status != 200; n++) {
+        struct sk_http_req r;
+        assert_true(n < max);
+        pretend_begin(&r, method, path);
+        if (body)
+            r.body = body;
+        sk_mem_fail_at(n, 0);
+        sk_api_request(&pretend.listener, &r);
+        if (pretend.peek_cb)
+            pretend_view(0);
+        sk_mem_fail_at(0, 0);
+        status = r.status;
+        assert_true(status == 200 || status == 500);
+        pretend_end(&r);
+    }
+}

@@ -59,6 +59,8 @@ extern struct pretend {
 
 void pretend_open(void);
 void pretend_close(void);
+int pretend_set_up(void **state); /* the same as a test's set-up and tear-down */
+int pretend_tear_down(void **state);
 /* An exchange for sk_api_request, ended by pretend_end. From here on nothing that is pretended allocates. */
 void pretend_begin(struct sk_http_req *r, const char *method, const char *path);
 /* Begins one and POSTs. */
@@ -73,6 +75,9 @@ void pretend_tokens(struct sk_job *j, uint32_t choice, const int32_t *ids, uint3
 void pretend_prompt(struct sk_job *j, uint32_t choice);
 /* The engine answers the peek: it has `n_cached` of the tokens, and a running sequence for each job. */
 void pretend_view(uint32_t n_cached);
+/* Asks again and again, each time with the next allocation failing, until the answer is 200; it is 500 before that. No
+ * more than `max` times. Peeks are answered. */
+void pretend_short_of_memory(const char *method, const char *path, const char *body, uint64_t max);
 /* The template is rendered. */
 void pretend_render(const char *text);
 

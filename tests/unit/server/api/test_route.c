@@ -406,39 +406,27 @@ static void test_out_of_memory(void **state)
     }
 }
 
-static int set_up(void **state)
-{
-    pretend_open();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    pretend_close();
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_methods, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_not_ready, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_whole_answer, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_eos_is_no_text, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_stop_string, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_min_tokens_keeps_stop_strings_off, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_stream, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_error_in_a_stream, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_error_of_a_whole_answer, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_queue_full, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_client_goes_away, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_server_stops, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_several_prompts, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_echo_logprobs, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_chat, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_guard, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_keys, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_out_of_memory, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_methods, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_not_ready, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_whole_answer, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_eos_is_no_text, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_stop_string, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_min_tokens_keeps_stop_strings_off, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_stream, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_error_in_a_stream, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_error_of_a_whole_answer, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_queue_full, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_client_goes_away, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_server_stops, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_several_prompts, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_echo_logprobs, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_chat, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_guard, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_keys, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_out_of_memory, pretend_set_up, pretend_tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

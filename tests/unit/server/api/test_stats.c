@@ -86,41 +86,16 @@ static void test_client_goes_away(void **state)
 
 static void test_out_of_memory(void **state)
 {
-    int status = 0;
-    for (uint64_t n = 1; status != 200; n++) {
-        struct sk_http_req r;
-        assert_true(n < 100);
-        pretend_begin(&r, "GET", "/stats");
-        sk_mem_fail_at(n, 0);
-        sk_api_request(&pretend.listener, &r);
-        if (pretend.peek_cb)
-            pretend_view(0);
-        sk_mem_fail_at(0, 0);
-        status = r.status;
-        assert_true(status == 200 || status == 500);
-        pretend_end(&r);
-    }
-}
-
-static int set_up(void **state)
-{
-    pretend_open();
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    pretend_close();
-    return 0;
+    pretend_short_of_memory("GET", "/stats", NULL, 100);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_sequences_and_whose_they_are, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_no_engine, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_client_goes_away, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_out_of_memory, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_sequences_and_whose_they_are, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_no_engine, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_client_goes_away, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_out_of_memory, pretend_set_up, pretend_tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

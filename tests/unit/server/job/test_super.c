@@ -24,6 +24,7 @@
 #include "server/job/dump.h"
 #include "server/job/super.h"
 #include "server/metrics/metrics.h"
+#include "tests/unit/server/job/roledir.h"
 
 /* ---- the engine: what it does is the name of its directory ---- */
 
@@ -239,26 +240,12 @@ static void on_closed(void *arg)
 
 static void open_side(struct side *s, const char *role)
 {
-    char dir[128], cmd[800];
+    char dir[128], cmd[200];
     struct sk_err err;
-    struct sk_dir d = {.name = "m", .digest = "00112233445566778899aabbccddeeff", .dtype = "keep"};
     snprintf(dir, sizeof dir, "%s/%s", folder, role);
-    snprintf(cmd, sizeof cmd, "rm -rf %s %s/flight && mkdir %s && touch %s/weights.skw %s/vocab.skv", dir, folder, dir,
-             dir, dir);
+    snprintf(cmd, sizeof cmd, "rm -rf %s/flight", folder);
     assert_int_equal(system(cmd), 0);
-    d.desc = (struct sk_desc){.n_vocab = 100,
-                              .n_embd = 32,
-                              .n_layer = 1,
-                              .n_head = 2,
-                              .n_kv_head = 1,
-                              .head_dim = 16,
-                              .n_ffn = 64,
-                              .max_len = 128,
-                              .norm_eps = 1e-6f,
-                              .gated = true,
-                              .attn_scale = 0.25f};
-    assert_int_equal(sk_desc_check(&d.desc, &err), 0);
-    assert_int_equal(sk_dir_save(&d, dir, &err), 0);
+    roledir_make(dir);
 
     *s = (struct side){0};
     sk_conf_defaults(&s->conf);
