@@ -86,6 +86,8 @@ static int cpu_wait(struct sk_backend *be)
 static void cpu_close(struct sk_backend *be)
 {
     struct sk_cpu *cpu = be->ctx;
+    if (cpu->worker_scratch != NULL)
+        munmap(cpu->worker_scratch, (size_t)sk_pool_size(cpu->pool) * SK_CPU_WORKER_BYTES);
     sk_pool_close(cpu->pool);
     if (cpu->scratch != NULL)
         munmap(cpu->scratch, SK_CPU_SCRATCH_BYTES);
@@ -141,6 +143,11 @@ int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, str
     if (rc < 0)
         goto out;
     cpu->be.n_thread = (uint32_t)sk_pool_size(cpu->pool);
+    cpu->worker_scratch = map_pages((uint64_t)cpu->be.n_thread * SK_CPU_WORKER_BYTES);
+    if (cpu->worker_scratch == NULL) {
+        rc = sk_err_set(err, SK_ENOMEM, NULL, "no memory for the scratch of %u threads", cpu->be.n_thread);
+        goto out;
+    }
     *ret = &cpu->be;
 out:
     if (rc < 0)

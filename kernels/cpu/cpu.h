@@ -12,7 +12,8 @@ struct sk_cpu {
     struct sk_backend be; /* be.ctx is the struct itself */
     struct sk_ktab k;
     struct sk_pool *pool;
-    void *scratch; /* SK_CPU_SCRATCH_BYTES, one op's at a time; pages come with use */
+    void *scratch;        /* SK_CPU_SCRATCH_BYTES, one op's at a time; pages come with use */
+    char *worker_scratch; /* SK_CPU_WORKER_BYTES of each worker, one item's at a time */
     /* Of the logits ops, grown to the largest vocabulary seen, so in warm-up: per worker */
     char *row_scratch;
     size_t row_scratch_bytes; /* of one worker */
@@ -22,6 +23,11 @@ struct sk_cpu {
 static inline void *sk_cpu_ptr(struct sk_dev d)
 {
     return (void *)(uintptr_t)d.a; // NOLINT(performance-no-int-to-ptr): the handle is the address
+}
+
+static inline void *sk_cpu_worker(const struct sk_cpu *cpu, int worker)
+{
+    return cpu->worker_scratch + (size_t)worker * SK_CPU_WORKER_BYTES;
 }
 
 /* sk_pool_run, but on the caller alone where the op as a whole (n_float: how many floats pass through a vector unit,

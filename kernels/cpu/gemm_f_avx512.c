@@ -107,8 +107,8 @@ INLINE void piece(enum sk_dtype dtype, const struct piece *t, uint32_t panel, ui
 
 /* A tile in pieces of 16, 8, 4, 2, 1 rows: low ones take several panels at once, so that chains enough hide the latency
  * of a multiply-add. */
-INLINE void gemm(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row,
-                 uint32_t n_row)
+INLINE void one_tile(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row,
+                     uint32_t n_row)
 {
     struct piece t = {.g = g, .x = (const float *)g->x + (size_t)row * g->pack->n_in, .row = row, .height = n_row};
 
@@ -132,34 +132,52 @@ INLINE void gemm(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, u
         piece(dtype, &t, panel, n_panel, 1, 4);
 }
 
-/* Rows side by side: rows apart would share cache sets where their stride is a power of two. */
-static void tile(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret)
+INLINE void tiles(enum sk_dtype dtype, const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row,
+                  uint32_t n_row)
 {
-    float *to = ret;
-    for (uint32_t i = 0; i < n_in; i++)
+    for (; n_row > SK_TILE_ROWS; row += SK_TILE_ROWS, n_row -= SK_TILE_ROWS)
+        one_tile(dtype, g, panel, n_panel, row, SK_TILE_ROWS);
+    one_tile(dtype, g, panel, n_panel, row, n_row);
+}
+
+static size_t row_bytes(const struct sk_pack *p)
+{
+    return (size_t)p->n_in * sizeof(float);
+}
+
+/* Rows side by side, [n_in][n_row] f32: rows apart would share cache sets where their stride is a power of two. */
+static void tile(const struct sk_pack *p, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
+                 void *ret_tile)
+{
+    float *to = (float *)ret_tile + (size_t)from * n_row;
+    for (uint32_t i = 0; i < n; i++)
         for (uint32_t r = 0; r < n_row; r++)
             *to++ = x[r * ld + i];
 }
 
-static void gemm_f32(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
+static void run_f32(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                    void *scratch)
 {
-    gemm(SK_F32, g, panel, n_panel, row, n_row);
+    tiles(SK_F32, g, panel, n_panel, row, n_row);
 }
 
-static void gemm_f16(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
+static void run_f16(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                    void *scratch)
 {
-    gemm(SK_F16, g, panel, n_panel, row, n_row);
+    tiles(SK_F16, g, panel, n_panel, row, n_row);
 }
 
-static void gemm_bf16(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
+static void run_bf16(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                     void *scratch)
 {
-    gemm(SK_BF16, g, panel, n_panel, row, n_row);
+    tiles(SK_BF16, g, panel, n_panel, row, n_row);
 }
 
 void sk_gemm_f_avx512(struct sk_ktab *t)
 {
-    t->gemm[SK_F32] = gemm_f32;
-    t->gemm[SK_F16] = gemm_f16;
-    t->gemm[SK_BF16] = gemm_bf16;
-    t->tile[SK_F32] = t->tile[SK_F16] = t->tile[SK_BF16] = tile;
+    static const struct sk_gemm_kernel f32 = {row_bytes, tile, run_f32}, f16 = {row_bytes, tile, run_f16},
+                                       bf16 = {row_bytes, tile, run_bf16};
+    sk_ktab_put_gemm(t, SK_F32, &f32);
+    sk_ktab_put_gemm(t, SK_F16, &f16);
+    sk_ktab_put_gemm(t, SK_BF16, &bf16);
 }

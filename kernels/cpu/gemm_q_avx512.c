@@ -35,7 +35,7 @@ INLINE float float_of(int32_t bits)
 
 INLINE void quant_tile(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, uint8_t *ret, const bool q4)
 {
-    for (uint32_t i = 0; i < n_in; i += SK_QBLOCK, ret += n_row * SK_TILE_BLOCK_BYTES) {
+    for (uint32_t i = 0; i < n_in; i += SK_QBLOCK, ret += n_row * TILE_BLOCK_BYTES) {
         float *scale = (float *)(ret + SK_QBLOCK * n_row);
         for (uint32_t r = 0; r < n_row; r++) {
             const int32_t sum = quant_block(x + r * ld + i, ret + SK_QBLOCK * r, &scale[r]);
@@ -47,20 +47,20 @@ INLINE void quant_tile(const float *x, size_t ld, uint32_t n_row, uint32_t n_in,
     }
 }
 
-static void tile_q8(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret)
+void sk_tile_q8_avx512(const struct sk_pack *p, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
+                       void *ret_tile)
 {
-    quant_tile(x, ld, n_row, n_in, ret, false);
+    quant_tile(x, ld, n_row, n, (uint8_t *)ret_tile + (size_t)from / SK_QBLOCK * n_row * TILE_BLOCK_BYTES, false);
 }
 
-static void tile_q4(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret)
+void sk_tile_q4_avx512(const struct sk_pack *p, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
+                       void *ret_tile)
 {
-    quant_tile(x, ld, n_row, n_in, ret, true);
+    quant_tile(x, ld, n_row, n, (uint8_t *)ret_tile + (size_t)from / SK_QBLOCK * n_row * TILE_BLOCK_BYTES, true);
 }
 
 void sk_gemm_q_avx512(struct sk_ktab *t)
 {
-    t->gemm[SK_Q8] = gemm_q8;
-    t->gemm[SK_Q4] = gemm_q4;
-    t->tile[SK_Q8] = tile_q8;
-    t->tile[SK_Q4] = tile_q4;
+    sk_ktab_put_gemm(t, SK_Q8, &kernel_q8);
+    sk_ktab_put_gemm(t, SK_Q4, &kernel_q4);
 }

@@ -1,6 +1,10 @@
 /* GEMM on q8 and q4 weights; a body that is built once per way to multiply bytes. The including file defines first
  *   dot4(acc, w, x): acc[i] + sum of w[4i + j] * x[4i + j] for j = 0..3, w unsigned bytes, x signed ones, exactly.
  *
+ * A tile of n_row rows is, per block of 32 inputs: q [n_row][32] int8, x / scale rounded to nearest even; scale [n_row]
+ * f32 = absmax / 127; and what corrects for the weights' offset, [n_row]: q8: int32 -128 * sum(q), q4: f32 scale *
+ * sum(q). Sums of products are exact; nothing else is rounded but the activations, to 8 bits a block.
+ *
  * Per output and block of 32: acc = fma(float(sum of w * q), dw * dx, acc), and for q4 then acc = fma(m, dx * sum(q),
  * acc). */
 #ifndef SK_GEMM_Q_AVX512_H
@@ -11,6 +15,18 @@
 /* How far ahead of its use a weight is asked for: found by measuring; more would crowd the first-level cache. Weights
  * come from memory once a step, and the hardware's prefetchers stop at every 4 KiB. */
 enum { AHEAD_BYTES = 12 << 10 };
+enum { TILE_BLOCK_BYTES = SK_QBLOCK + 8 }; /* of one row and block */
+
+/* Of gemm_q_avx512.c, for all bodies. */
+void sk_tile_q8_avx512(const struct sk_pack *p, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
+                       void *ret_tile);
+void sk_tile_q4_avx512(const struct sk_pack *p, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
+                       void *ret_tile);
+
+static inline size_t row_bytes(const struct sk_pack *p)
+{
+    return (size_t)p->n_in / SK_QBLOCK * TILE_BLOCK_BYTES;
+}
 
 INLINE void prefetch(const uint8_t *p, int bytes)
 {
@@ -79,7 +95,7 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
     const struct sk_pack *p = g->pack;
     const uint32_t n_blk = p->slab_k / SK_QBLOCK;
     const int block_bytes = q4 ? 256 : 512, scale_bytes = q4 ? 64 : 32;
-    const uint8_t *tile = (const uint8_t *)g->x + row * sk_tile_row_bytes(p->dtype, p->n_in);
+    const uint8_t *tile = (const uint8_t *)g->x + row * row_bytes(p);
 
     for (uint32_t end = panel + n_panel; panel < end; panel++) {
         const uint8_t *x = tile;
@@ -99,7 +115,7 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
                     block_q8(w, scales, x, m, acc);
                 w += block_bytes;
                 scales += scale_bytes;
-                x += m * SK_TILE_BLOCK_BYTES;
+                x += m * TILE_BLOCK_BYTES;
             }
         }
         __m512 bias = g->bias != NULL ? _mm512_loadu_ps(g->bias + panel * SK_PANEL) : _mm512_setzero_ps();
@@ -115,8 +131,8 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
 }
 
 /* A tile of each height is a function of its own: its accumulators are registers. */
-INLINE void gemm_q(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
-                   const bool q4)
+INLINE void one_tile(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                     const bool q4)
 {
     switch (n_row) {
 // clang-format off
@@ -128,14 +144,27 @@ INLINE void gemm_q(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
     }
 }
 
-static void gemm_q4(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
+INLINE void tiles(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                  const bool q4)
 {
-    gemm_q(g, panel, n_panel, row, n_row, true);
+    for (; n_row > SK_TILE_ROWS; row += SK_TILE_ROWS, n_row -= SK_TILE_ROWS)
+        one_tile(g, panel, n_panel, row, SK_TILE_ROWS, q4);
+    one_tile(g, panel, n_panel, row, n_row, q4);
 }
 
-static void gemm_q8(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row)
+static void run_q4(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                   void *scratch)
 {
-    gemm_q(g, panel, n_panel, row, n_row, false);
+    tiles(g, panel, n_panel, row, n_row, true);
 }
+
+static void run_q8(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row,
+                   void *scratch)
+{
+    tiles(g, panel, n_panel, row, n_row, false);
+}
+
+static const struct sk_gemm_kernel kernel_q4 = {row_bytes, sk_tile_q4_avx512, run_q4};
+static const struct sk_gemm_kernel kernel_q8 = {row_bytes, sk_tile_q8_avx512, run_q8};
 
 #endif

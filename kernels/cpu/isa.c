@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const names[SK_ISA_COUNT] = {"none", "avx512", "avx512-vnni", "avx512-bf16"};
+static const char *const names[SK_ISA_COUNT] = {"none", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16", "amx"};
 
 const char *sk_isa_name(enum sk_isa isa)
 {

@@ -1,18 +1,29 @@
 /* Instruction set levels of the x86 backend. A level is a bundle: the CPU and the operating system offer all of it and
- * all of the levels below. */
+ * all of the levels that it builds on. */
 #ifndef SK_ISA_H
 #define SK_ISA_H
+#include <stdbool.h>
 #include "comm/base/err.h"
 
+/* Each level builds on the one above it; but AVX2_VNNI is a branch of its own: no other builds on it. */
 enum sk_isa {
     SK_ISA_NONE,        /* below the lowest level */
-    SK_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL; FMA, F16C, AVX2 */
+    SK_ISA_AVX2,        /* AVX2, FMA, F16C */
+    SK_ISA_AVX2_VNNI,   /* VPDPBUSD of 256 bits in VEX coding (AVX-VNNI) */
+    SK_ISA_AVX512,      /* AVX-512 F, BW, DQ, VL */
     SK_ISA_AVX512_VNNI, /* VPDPBUSD: four int8 products added to an int32 */
-    SK_ISA_AVX512_BF16, /* VDPBF16PS; no kernel rounds activations to bf16 for it so far: bits are those of VNNI */
+    SK_ISA_AVX512_BF16, /* VDPBF16PS: two bf16 products added to an f32 */
+    SK_ISA_AMX,         /* tiles, bf16 and int8 */
     SK_ISA_COUNT
 };
 
-const char *sk_isa_name(enum sk_isa isa); /* "none", "avx512", "avx512-vnni", "avx512-bf16" */
+/* Does `isa` offer what `level` asks for? */
+static inline bool sk_isa_has(enum sk_isa isa, enum sk_isa level)
+{
+    return isa == level || (level < isa && level != SK_ISA_AVX2_VNNI);
+}
+const char *
+sk_isa_name(enum sk_isa isa); /* "none", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16", "amx" */
 /* The level of this machine: CPUID, and the register state that the system saves (XGETBV). */
 enum sk_isa sk_isa_detect(void);
 /* The level to use where `have` is there and a person asks for `want` (NULL or "": the highest). Only lowering is

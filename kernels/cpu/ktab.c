@@ -9,9 +9,15 @@ static const struct {
     {SK_ISA_AVX512, sk_attn_avx512},   {SK_ISA_AVX512, sk_logits_avx512}, {SK_ISA_AVX512_VNNI, sk_gemm_q_vnni},
 };
 
+void sk_ktab_put_gemm(struct sk_ktab *t, enum sk_dtype dtype, const struct sk_gemm_kernel *kernel)
+{
+    for (int c = 0; c < SK_CLASS_COUNT; c++)
+        t->gemm[c][dtype] = kernel;
+}
+
 void sk_ktab_fill(struct sk_ktab *t, enum sk_isa isa)
 {
     for (unsigned i = 0; i < sizeof files / sizeof *files; i++)
-        if (files[i].isa <= isa)
+        if (sk_isa_has(isa, files[i].isa))
             files[i].fill(t);
 }

@@ -9,24 +9,8 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/kernels.h"
 
-enum { SK_TILE_ROWS = 16 }; /* most rows of a GEMM tile */
-
-/* Rows of activations are cut into tiles of SK_TILE_ROWS (the last may be lower) and made ready for the kernel of a
- * weight dtype once per op. A tile of n_row rows is, by dtype of the weights:
- * - f32, f16, bf16: [n_in][n_row] f32.
- * - q8, q4: per block of 32 inputs: q [n_row][32] int8, x / scale rounded to nearest even; scale [n_row] f32 = absmax /
- * 127; and what corrects for the weights' offset, [n_row]: q8: int32 -128 * sum(q), q4: f32 scale * sum(q).
- *
- * A stretch of a tile's inputs (of blocks) is a stretch of its bytes. */
-typedef void (*sk_tile_fn)(const float *x, size_t ld, uint32_t n_row, uint32_t n_in, void *ret);
-enum { SK_TILE_BLOCK_BYTES = SK_QBLOCK + 8 }; /* of one row and block */
-
-static inline size_t sk_tile_row_bytes(enum sk_dtype weight, uint32_t n_in)
-{
-    if (weight == SK_Q8 || weight == SK_Q4)
-        return (size_t)n_in / SK_QBLOCK * SK_TILE_BLOCK_BYTES;
-    return (size_t)n_in * sizeof(float);
-}
+/* Rows of activations are cut into tiles of SK_TILE_ROWS (the last may be lower). */
+enum { SK_TILE_ROWS = 16, SK_CPU_WORKER_BYTES = 1 << 20 };
 
 /* One linear op, as its kernels see it. */
 struct sk_gemm {
@@ -38,9 +22,23 @@ struct sk_gemm {
     size_t ld_out;
     bool add;
 };
-/* Rows row..row + n_row - 1 of out, columns of n_panel panels from `panel`. row is a multiple of SK_TILE_ROWS, n_row
- * the height of its tile. */
-typedef void (*sk_gemm_fn)(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row);
+/* How the rows of one class meet weights of one dtype. The form of a tile is the kernel's own; every file that has such
+ * kernels describes it, and says what is rounded where. */
+struct sk_gemm_kernel {
+    /* Bytes of a tile per row; a tile may use those of SK_TILE_ROWS rows whatever its height. */
+    size_t (*row_bytes)(const struct sk_pack *pack);
+    /* Makes the inputs from..from + n - 1 of a tile of n_row rows: x is the first row's input `from`. `from` is a
+     * multiple of SK_TILE_STRETCH, n too where the row does not end before. */
+    void (*tile)(const struct sk_pack *pack, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
+                 void *ret_tile);
+    /* Rows row..row + n_row - 1 of out, columns of n_panel panels from `panel`. row is a multiple of SK_TILE_ROWS,
+     * n_row too where the rows do not end before. scratch: SK_CPU_WORKER_BYTES of this thread's, 64-byte aligned. */
+    void (*run)(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, uint32_t row, uint32_t n_row, void *scratch);
+};
+enum { SK_TILE_STRETCH = 1024 };
+
+/* What arithmetic a row gets: kernels/kernels.h. */
+enum sk_class { SK_CLASS_PROMPT, SK_CLASS_DECODE, SK_CLASS_COUNT };
 
 /* The query rows of consecutive positions of one slot and heads of one KV head: n_row * n_head <= SK_ATTN_TILE. */
 enum { SK_ATTN_TILE = 12, SK_ATTN_MAX_HEAD_DIM = 512 };
@@ -64,8 +62,7 @@ struct sk_attn_part {
 enum { SK_PART_MAX = 1024 };
 
 struct sk_ktab {
-    sk_gemm_fn gemm[SK_DTYPE_COUNT]; /* by dtype of the weights */
-    sk_tile_fn tile[SK_DTYPE_COUNT];
+    const struct sk_gemm_kernel *gemm[SK_CLASS_COUNT][SK_DTYPE_COUNT]; /* by dtype of the weights */
 
     /* out may be x. weight, bias (NULL: none): [dim]. Writes zeros to out[dim..SK_ALIGN16(dim)). */
     void (*norm)(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, float eps,
@@ -102,7 +99,9 @@ struct sk_ktab {
     uint32_t (*gumbel_argmax)(const float *x, uint32_t n, const struct sk_samp *s);
 };
 
-void sk_ktab_fill(struct sk_ktab *t, enum sk_isa isa); /* isa >= SK_ISA_AVX512 */
+void sk_ktab_fill(struct sk_ktab *t, enum sk_isa isa);
+/* Puts `kernel` for both classes. */
+void sk_ktab_put_gemm(struct sk_ktab *t, enum sk_dtype dtype, const struct sk_gemm_kernel *kernel);
 
 /* One function per file of kernels: puts its entries. */
 void sk_gemm_f_avx512(struct sk_ktab *t);

@@ -3,13 +3,13 @@
 
 enum {
     PASS_BYTES = 4 << 20,   /* tiles at a time: they stay in cache while all panels pass */
-    TILE_ITEM = 1024,       /* inputs of one tile that are made at once */
     ITEM_BYTES = 128 << 10, /* weights of an item: they stay in a core's cache while all its tiles pass */
     ITEMS_PER_THREAD = 8    /* so that waiting for the last item costs an eighth of the op at most */
 };
 
 struct job {
     struct sk_cpu *cpu;
+    const struct sk_gemm_kernel *kernel;
     struct sk_gemm g;
     const float *x; /* rows of this pass */
     size_t ld_x;
@@ -32,31 +32,28 @@ static uint32_t tile_rows(const struct job *job, uint32_t tile)
     return min_of(job->n_row - tile * SK_TILE_ROWS, SK_TILE_ROWS);
 }
 
-/* A stretch of TILE_ITEM inputs of a tile. */
+/* A stretch of a tile. */
 static void tile_item(void *ctx, uint32_t item, int worker)
 {
     const struct job *job = ctx;
     const struct sk_pack *p = job->g.pack;
-    const uint32_t n_part = ceil_div(p->n_in, TILE_ITEM), row = item / n_part * SK_TILE_ROWS,
-                   from = item % n_part * TILE_ITEM;
-    const uint32_t n_row = tile_rows(job, item / n_part);
-    char *to = (char *)job->cpu->scratch + row * sk_tile_row_bytes(p->dtype, p->n_in) +
-               n_row * sk_tile_row_bytes(p->dtype, from);
+    const uint32_t n_part = ceil_div(p->n_in, SK_TILE_STRETCH), tile = item / n_part, row = tile * SK_TILE_ROWS,
+                   from = item % n_part * SK_TILE_STRETCH;
 
-    job->cpu->k.tile[p->dtype](job->x + row * job->ld_x + from, job->ld_x, n_row, min_of(p->n_in - from, TILE_ITEM),
-                               to);
+    job->kernel->tile(p, job->x + row * job->ld_x + from, job->ld_x, tile_rows(job, tile), from,
+                      min_of(p->n_in - from, SK_TILE_STRETCH),
+                      (char *)job->cpu->scratch + row * job->kernel->row_bytes(p));
 }
 
 static void gemm_item(void *ctx, uint32_t item, int worker)
 {
     const struct job *job = ctx;
-    const struct sk_pack *p = job->g.pack;
     const uint32_t panel = item / job->n_row_part * job->item_panels,
-                   n_panel = min_of(p->n_panel - panel, job->item_panels);
-    const uint32_t first = item % job->n_row_part * job->part_tiles, end = min_of(first + job->part_tiles, job->n_tile);
+                   n_panel = min_of(job->g.pack->n_panel - panel, job->item_panels);
+    const uint32_t row = item % job->n_row_part * job->part_tiles * SK_TILE_ROWS,
+                   n_row = min_of(job->n_row - row, job->part_tiles * SK_TILE_ROWS);
 
-    for (uint32_t tile = first; tile < end; tile++)
-        job->cpu->k.gemm[p->dtype](&job->g, panel, n_panel, tile * SK_TILE_ROWS, tile_rows(job, tile));
+    job->kernel->run(&job->g, panel, n_panel, row, n_row, sk_cpu_worker(job->cpu, worker));
 }
 
 /* Items of whole panels; where panels are too few for the threads, rows are cut, too. */
@@ -77,27 +74,45 @@ static void run_gemm(struct job *job)
     sk_cpu_run(job->cpu, n_group * job->n_row_part, p->bytes, gemm_item, job);
 }
 
-void sk_cpu_linear(struct sk_backend *be, const struct sk_op_linear *op)
+/* Rows from `first` on, all of one class. */
+static void run_class(struct sk_cpu *cpu, const struct sk_op_linear *op, enum sk_class class, uint32_t first,
+                      uint32_t n_row)
 {
     const struct sk_pack *p = &op->mat->pack;
-    const size_t row_bytes = sk_tile_row_bytes(p->dtype, p->n_in);
-    const uint32_t pass_rows = (uint32_t)(PASS_BYTES / row_bytes / SK_TILE_ROWS * SK_TILE_ROWS);
+    const struct sk_gemm_kernel *kernel = cpu->k.gemm[class][p->dtype];
+    const uint32_t pass_rows = (uint32_t)(PASS_BYTES / kernel->row_bytes(p) / SK_TILE_ROWS * SK_TILE_ROWS);
 
     sk_assert(pass_rows > 0); /* n_in <= 65,536 */
-    for (uint32_t r = 0; r < op->n_row; r += pass_rows) {
-        struct job job = {.cpu = be->ctx,
+    for (uint32_t r = first, end = first + n_row; r < end; r += pass_rows) {
+        struct job job = {.cpu = cpu,
+                          .kernel = kernel,
                           .x = (const float *)sk_cpu_ptr(op->x) + (size_t)r * op->ld_x,
                           .ld_x = op->ld_x,
-                          .n_row = min_of(op->n_row - r, pass_rows)};
+                          .n_row = min_of(end - r, pass_rows)};
         job.n_tile = ceil_div(job.n_row, SK_TILE_ROWS);
         job.g = (struct sk_gemm){.pack = p,
                                  .weight = sk_cpu_ptr(op->mat->data),
-                                 .x = job.cpu->scratch,
+                                 .x = cpu->scratch,
                                  .bias = sk_cpu_ptr(op->bias),
                                  .out = (float *)sk_cpu_ptr(op->out) + (size_t)r * op->ld_out,
                                  .ld_out = op->ld_out,
                                  .add = op->add};
-        sk_cpu_run(job.cpu, job.n_tile * ceil_div(p->n_in, TILE_ITEM), (uint64_t)job.n_row * p->n_in, tile_item, &job);
+        sk_cpu_run(cpu, job.n_tile * ceil_div(p->n_in, SK_TILE_STRETCH), (uint64_t)job.n_row * p->n_in, tile_item,
+                   &job);
         run_gemm(&job);
+    }
+}
+
+/* The classes apart where they differ; else the weights are read once for both. */
+void sk_cpu_linear(struct sk_backend *be, const struct sk_op_linear *op)
+{
+    struct sk_cpu *cpu = be->ctx;
+    const enum sk_dtype dtype = op->mat->pack.dtype;
+
+    if (cpu->k.gemm[SK_CLASS_PROMPT][dtype] == cpu->k.gemm[SK_CLASS_DECODE][dtype]) {
+        run_class(cpu, op, SK_CLASS_DECODE, 0, op->n_row);
+    } else {
+        run_class(cpu, op, SK_CLASS_PROMPT, 0, op->n_prompt_row);
+        run_class(cpu, op, SK_CLASS_DECODE, op->n_prompt_row, op->n_row - op->n_prompt_row);
     }
 }
