@@ -1,5 +1,6 @@
 #include "engine/bench.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,52 +9,65 @@
 #include "comm/base/mem.h"
 #include "comm/base/rng.h"
 
-enum { MAX_REP = 101 };
+enum { MAX_REP = 101, MAX_TOK = 1 << 20, MAX_SEQ = 4096 };
 
 void sk_bench_default(struct sk_bench_conf *c)
 {
-    *c = (struct sk_bench_conf){
-        .prefill_tok = 512, .prompt_tok = 128, .decode_tok = 128, .seqs = {1, 8, 32}, .n_seqs = 3, .n_rep = 3};
+    *c = (struct sk_bench_conf){.prefill = {1, {512}},
+                                .depth = {1, {0}},
+                                .prompt = {1, {128}},
+                                .seqs = {3, {1, 8, 32}},
+                                .decode_tok = 128,
+                                .n_rep = 3};
 }
 
-static int number(const char *s, uint32_t max, uint32_t *ret, const char **ret_end)
+static int number(const char *s, uint32_t min, uint32_t max, uint32_t *ret, const char **ret_end)
 {
     char *end;
     unsigned long v = strtoul(s, &end, 10);
-    if (end == s || s[0] < '0' || s[0] > '9' || v < 1 || v > max)
+    if (end == s || s[0] < '0' || s[0] > '9' || v < min || v > max)
         return -SK_EINVAL;
     *ret = (uint32_t)v;
     *ret_end = end;
     return 0;
 }
 
-static int set_seqs(struct sk_bench_conf *c, const char *s)
+static int list(const char *s, uint32_t min, uint32_t max, struct sk_bench_list *ret)
 {
-    uint32_t n = 0;
+    struct sk_bench_list l = {0};
     do {
-        if (n == SK_BENCH_MAX_SEQS || number(s, 4096, &c->seqs[n++], &s))
+        if (l.n == SK_BENCH_MAX_LIST || number(s, min, max, &l.v[l.n++], &s))
             return -SK_EINVAL;
     } while (*s++ == ',');
-    c->n_seqs = n;
-    return s[-1] ? -SK_EINVAL : 0;
+    if (s[-1] != '\0')
+        return -SK_EINVAL;
+    *ret = l;
+    return 0;
 }
 
 int sk_bench_set(struct sk_bench_conf *c, const char *name, const char *value, struct sk_err *err)
 {
     const struct {
         const char *name;
-        uint32_t *field, max;
-    } fields[] = {{"prefill", &c->prefill_tok, 1 << 20},
-                  {"prompt", &c->prompt_tok, 1 << 20},
-                  {"decode", &c->decode_tok, 1 << 20},
-                  {"reps", &c->n_rep, MAX_REP}};
+        struct sk_bench_list *list;
+        uint32_t min, max;
+    } lists[] = {{"prefill", &c->prefill, 1, MAX_TOK},
+                 {"depth", &c->depth, 0, MAX_TOK},
+                 {"prompt", &c->prompt, 1, MAX_TOK},
+                 {"seqs", &c->seqs, 1, MAX_SEQ}};
+    const struct {
+        const char *name;
+        uint32_t *field, min, max;
+    } numbers[] = {{"decode", &c->decode_tok, 2, MAX_TOK}, {"reps", &c->n_rep, 1, MAX_REP}};
     const char *end = value;
     int rc = -SK_ENOENT;
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
-        if (strcmp(name, fields[i].name) == 0)
-            rc = number(value, fields[i].max, fields[i].field, &end) || *end ? -SK_EINVAL : 0;
-    if (strcmp(name, "seqs") == 0)
-        rc = set_seqs(c, value);
+
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        if (strcmp(name, lists[i].name) == 0)
+            rc = list(value, lists[i].min, lists[i].max, lists[i].list);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        if (strcmp(name, numbers[i].name) == 0)
+            rc = number(value, numbers[i].min, numbers[i].max, numbers[i].field, &end) || *end ? -SK_EINVAL : 0;
     if (rc)
         sk_err_set(err, -rc, name, "--bench-%s: \"%s\" is not what it takes", name, value);
     return rc;
@@ -119,35 +133,37 @@ static int drain(struct driver *d, struct sk_err *err)
     return 0;
 }
 
-struct timing {
-    double prefill_s, decode_s;
-    uint32_t decode_tok; /* made after every sequence had its first */
+/* What is measured: n_tok tokens of a prompt after `depth` others, or of n_seq answers after prompts of `depth`. */
+struct test {
+    bool prefill;
+    uint32_t n_tok, depth, n_seq;
 };
 
-static int measure(struct driver *d, uint32_t n_seq, uint32_t n_prompt, uint32_t n_gen, struct timing *ret,
-                   struct sk_err *err)
+/* Tokens a second of one run. Decoding counts from when every sequence has its first token. */
+static int run(struct driver *d, const struct test *t, double *ret, struct sk_err *err)
 {
-    int rc = 0;
-    d->n_tok = d->n_left = 0;
-    for (uint32_t i = 0; i < n_seq && !rc; i++)
-        rc = add_seq(d, n_prompt, n_gen, err);
-    uint64_t t0 = sk_clock_ns(), t1 = 0;
-    uint64_t all_prompts = d->loop->stats.prompt_tok + (uint64_t)n_seq * n_prompt;
+    const struct sk_wire_stats *stats = &d->loop->stats;
+    const uint64_t begin = stats->prompt_tok + (t->prefill ? t->depth : (uint64_t)t->n_seq * t->depth);
+    uint64_t from = 0;
     uint32_t before = 0;
+    int rc = 0;
+
+    d->n_tok = d->n_left = 0;
+    for (uint32_t i = 0; i < t->n_seq && !rc; i++)
+        rc = add_seq(d, t->prefill ? t->depth + t->n_tok : t->depth, t->prefill ? 1 : t->n_tok, err);
     while (!rc && d->n_left > 0) {
+        if (from == 0 && stats->prompt_tok >= begin) {
+            from = sk_clock_ns();
+            before = d->n_tok;
+        }
         rc = sk_loop_step(d->loop, &d->out, err);
         if (!rc)
             rc = drain(d, err);
-        if (t1 == 0 && d->loop->stats.prompt_tok == all_prompts) {
-            t1 = sk_clock_ns();
-            before = d->n_tok;
-        }
     }
-    if (rc)
-        return rc;
-    uint64_t t2 = sk_clock_ns();
-    *ret = (struct timing){(double)(t1 - t0) / 1e9, (double)(t2 - t1) / 1e9, d->n_tok - before};
-    return 0;
+    const double s = (double)(sk_clock_ns() - from) / 1e9;
+    if (!rc)
+        *ret = t->prefill ? t->n_tok / s : (d->n_tok - before) / s;
+    return rc;
 }
 
 static int by_size(const void *a, const void *b)
@@ -156,20 +172,63 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Median rate of n_rep runs: of prefill where n_gen is 1, else of decode. */
-static int rate(struct driver *d, const struct sk_bench_conf *c, uint32_t n_seq, uint32_t n_prompt, uint32_t n_gen,
-                double *ret, struct sk_err *err)
+/* Bytes of weights and KV cache that a second's decode steps read; 0 for prefill, and with windows, which read less. */
+static double read_rate(const struct sk_load *load, const struct test *t, double tok_per_s)
+{
+    const struct sk_desc *d = &load->dir.desc;
+    if (t->prefill || d->n_group != 1 || d->group_window[0] != 0)
+        return 0;
+    const double kv = (double)load->need.kv_block / SK_KV_BLOCK * (t->depth + t->n_tok / 2.0);
+    return ((double)sk_load_step_bytes(load) + kv * t->n_seq) * tok_per_s / t->n_seq;
+}
+
+static void print_text(const struct sk_load *load, const struct test *t, const double *v, uint32_t n)
+{
+    if (t->prefill)
+        printf("prefill  %6u tokens after %6u             ", t->n_tok, t->depth);
+    else
+        printf("decode   %6u tokens after %6u, %3u at once", t->n_tok, t->depth, t->n_seq);
+    printf("  %9.1f tokens/s  (%.1f .. %.1f)", v[n / 2], v[0], v[n - 1]);
+    const double bytes = read_rate(load, t, v[n / 2]);
+    if (bytes > 0)
+        printf("  %.1f GB/s", bytes * 1e-9);
+    putchar('\n');
+}
+
+static void print_json(const struct sk_load *load, const struct test *t, const double *v, uint32_t n)
+{
+    printf("{\"test\": \"%s\", \"tokens\": %u, \"depth\": %u, \"sequences\": %u, ", t->prefill ? "prefill" : "decode",
+           t->n_tok, t->depth, t->n_seq);
+    printf("\"isa\": \"%s\", \"threads\": %u, \"kv_dtype\": \"%s\", ", load->isa, load->be->n_thread,
+           sk_dtype_name(load->rank_conf.kv_dtype));
+    printf("\"weights_bytes\": %llu, \"read_bytes_per_s\": %.0f, ", (unsigned long long)load->need.weights,
+           read_rate(load, t, v[n / 2]));
+    printf("\"runs\": %u, \"tokens_per_s\": %.2f, \"min\": %.2f, \"max\": %.2f}\n", n, v[n / 2], v[0], v[n - 1]);
+}
+
+static int measure(struct driver *d, const struct sk_bench_conf *c, const struct sk_load *load, const struct test *t,
+                   struct sk_err *err)
 {
     double v[MAX_REP];
+
+    if (t->n_seq > load->rank_conf.max_slot)
+        return sk_err_set(err, SK_ERANGE, "max-seqs", "%u sequences at once: --max-seqs is %u", t->n_seq,
+                          load->rank_conf.max_slot);
+    if (t->prefill && t->depth % load->rank_conf.max_row != 0)
+        return sk_err_set(err, SK_ERANGE, "depth",
+                          "--bench-depth %u: a step must end there, and takes --max-step-tokens %u tokens", t->depth,
+                          load->rank_conf.max_row);
+    if (t->depth + t->n_tok + t->prefill > load->rank_conf.max_len)
+        return sk_err_set(err, SK_ERANGE, "max-model-len", "%u tokens after %u: a sequence has at most %u", t->n_tok,
+                          t->depth, load->rank_conf.max_len);
     for (uint32_t i = 0; i < c->n_rep; i++) {
-        struct timing t;
-        int rc = measure(d, n_seq, n_prompt, n_gen, &t, err);
+        int rc = run(d, t, &v[i], err);
         if (rc)
             return rc;
-        v[i] = n_gen == 1 ? n_prompt * n_seq / t.prefill_s : t.decode_tok / t.decode_s;
     }
     qsort(v, c->n_rep, sizeof v[0], by_size);
-    *ret = v[c->n_rep / 2];
+    (c->json ? print_json : print_text)(load, t, v, c->n_rep);
+    fflush(stdout);
     return 0;
 }
 
@@ -179,27 +238,19 @@ int sk_bench_run(const struct sk_bench_conf *c, const struct sk_load *load, stru
     sk_buf_init(&d.in, SK_FRAME_MAX);
     sk_buf_init(&d.out, 2 * sk_loop_max_out(loop));
     struct sk_wire_hello hello = {.magic = SK_WIRE_MAGIC, .version = SK_WIRE_VERSION};
-    double v;
     int rc = sk_wire_put_hello(&d.in, &hello);
     if (!rc)
         rc = feed(&d, err);
-    printf("%s, %s, KV %s, steps of %u rows, median of %u\n", load->dir.name, load->isa,
-           sk_dtype_name(load->rank_conf.kv_dtype), load->rank_conf.max_row, c->n_rep);
-    if (!rc)
-        rc = rate(&d, c, 1, c->prefill_tok, 1, &v, err);
-    if (!rc)
-        printf("prefill   %5u tokens                      %10.1f tokens/s\n", c->prefill_tok, v);
-    for (uint32_t i = 0; i < c->n_seqs && !rc; i++) {
-        if (c->seqs[i] > load->rank_conf.max_slot) {
-            rc = sk_err_set(err, SK_ERANGE, "max-seqs", "%u sequences at once: --max-seqs is %u", c->seqs[i],
-                            load->rank_conf.max_slot);
-            break;
-        }
-        rc = rate(&d, c, c->seqs[i], c->prompt_tok, c->decode_tok, &v, err);
-        if (!rc)
-            printf("decode    %5u tokens after %u, %3u at once   %10.1f tokens/s\n", c->decode_tok, c->prompt_tok,
-                   c->seqs[i], v);
-        fflush(stdout);
+    if (!c->json)
+        printf("%s, %s, %u threads, KV %s, steps of %u rows, median of %u (least .. most)\n", load->dir.name, load->isa,
+               load->be->n_thread, sk_dtype_name(load->rank_conf.kv_dtype), load->rank_conf.max_row, c->n_rep);
+    for (uint32_t i = 0; i < c->prefill.n * c->depth.n && !rc; i++) {
+        const struct test t = {true, c->prefill.v[i / c->depth.n], c->depth.v[i % c->depth.n], 1};
+        rc = measure(&d, c, load, &t, err);
+    }
+    for (uint32_t i = 0; i < c->prompt.n * c->seqs.n && !rc; i++) {
+        const struct test t = {false, c->decode_tok, c->prompt.v[i / c->seqs.n], c->seqs.v[i % c->seqs.n]};
+        rc = measure(&d, c, load, &t, err);
     }
     sk_buf_done(&d.in);
     sk_buf_done(&d.out);

@@ -4,8 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/base/clock.h"
 #include "comm/base/log.h"
 #include "comm/base/mem.h"
+#include "engine/model/tune.h"
 
 enum { DEFAULT_SEQ_TOK = 2048 };
 
@@ -87,16 +89,6 @@ uint64_t sk_load_memory(void)
 }
 
 /* ---- sizes ---- */
-
-static enum sk_dtype kv_dtype(const struct sk_conf *conf, const struct sk_weights *w)
-{
-    if (strcmp(conf->kv_dtype, "auto") != 0)
-        return strcmp(conf->kv_dtype, "f32") == 0 ? SK_F32 : SK_F16;
-    for (uint32_t i = 0; i < w->n_tensor; i++)
-        if (w->tensors[i].dtype != SK_F32)
-            return SK_F16;
-    return SK_F32;
-}
 
 static double mib(uint64_t bytes)
 {
@@ -192,9 +184,10 @@ static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_
                                .max_len = conf->max_model_len ? (uint32_t)conf->max_model_len : max_len,
                                .max_row = (uint32_t)conf->max_step_tokens,
                                .max_result = (uint32_t)conf->max_step_tokens,
-                               .kv_bytes = (uint64_t)conf->kv_memory,
-                               .kv_dtype = kv_dtype(conf, &l->weights)};
-    int rc = conf->kv_memory ? 0 : default_kv(l, conf, memory, err);
+                               .kv_bytes = (uint64_t)conf->kv_memory};
+    int rc = sk_dtype_find(conf->kv_dtype, &c->kv_dtype);
+    if (!rc && !conf->kv_memory)
+        rc = default_kv(l, conf, memory, err);
     if (!rc)
         rc = plan_rank(l, err);
     if (!rc)
@@ -221,8 +214,13 @@ static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_
 static int open_backend(const struct sk_conf *conf, struct sk_backend **ret, struct sk_err *err)
 {
     struct sk_backend_conf bc = {.n_thread = (int)conf->threads, .pin = conf->pin};
+    struct sk_tuning tuning;
     if (strcmp(conf->device, "ref") == 0)
         return sk_ref_open(&bc, ret, err);
+    if (!sk_tune_load(conf->dir, (uint32_t)conf->threads, &tuning)) {
+        bc.n_thread = (int)tuning.n_thread;
+        bc.tune = &tuning.tune;
+    }
     int rc = sk_cpu_open(&bc, ret, err);
     if (rc != -SK_EUNSUP)
         return rc;
@@ -258,7 +256,9 @@ int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay
     if (rc)
         goto out;
     cb(arg, 800, "self-test");
+    uint64_t t0 = sk_clock_us();
     rc = sk_rank_selfcheck(l->rank, err);
+    l->selftest_us = sk_clock_us() - t0;
 out:
     if (rc)
         sk_load_close(l);
@@ -274,6 +274,12 @@ void sk_load_close(struct sk_load *l)
         sk_weights_close(&l->weights);
     sk_dir_close(&l->dir);
     *l = (struct sk_load){0};
+}
+
+uint64_t sk_load_step_bytes(const struct sk_load *l)
+{
+    const struct sk_dir_entry *embed = l->dir.desc.tied ? NULL : sk_weights_find(&l->weights, "embed");
+    return l->need.weights - (embed ? embed->bytes : 0);
 }
 
 /* ---- the batch manager ---- */
@@ -339,6 +345,10 @@ int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struc
                               .max_len = l->rank_conf.max_len,
                               .max_queue = l->rank_conf.max_slot, /* on their way: the daemon keeps the queue */
                               .no_evict = strcmp(conf->admission, "no-evict") == 0,
+                              .draft.max = conf->prompt_lookup ? (uint32_t)conf->max_draft : 0,
+                              .times_chunks = true,
+                              .itl_target_us = 1000.0 * (double)conf->itl_target_ms,
+                              .prompt_row_us = (double)l->selftest_us / SK_SELFTEST_TOKENS,
                               .kv = pool_conf(l, conf),
                               .n_vocab = l->dir.desc.n_vocab,
                               .n_eos = l->dir.n_eos,

@@ -21,7 +21,8 @@ struct sk_load {
     struct sk_rank *rank;
     struct sk_rank_conf rank_conf;
     struct sk_rank_need need;
-    char isa[32]; /* "cpu/avx512-bf16" */
+    uint64_t selftest_us; /* that the self-test took */
+    char isa[32];         /* "cpu/avx512-bf16" */
 };
 
 /* Opens everything and runs the self-test. `replay` (may be NULL): sizes as that recording has them, instead of the
@@ -41,6 +42,9 @@ struct sk_load_loop {
 int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struct sk_load_loop *ret,
                       struct sk_err *err);
 void sk_load_loop_close(struct sk_load_loop *l);
+
+/* Bytes of weights that a decode step reads: all but an embedding table that is not the head. */
+uint64_t sk_load_step_bytes(const struct sk_load *l);
 
 /* Bytes that this process may still take: MemAvailable, and what is left under every memory limit of its cgroup. */
 uint64_t sk_load_memory(void);

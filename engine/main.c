@@ -117,10 +117,13 @@ static int start_serving(const struct sk_conf *conf, struct sk_err *err)
 
 /* ---- the other modes ---- */
 
-static int bench(const struct args *a, struct sk_err *err)
+/* Steps as large as they may be, each token by a step of its own: what llama-bench measures, too. */
+static int bench(struct args *a, struct sk_err *err)
 {
     struct sk_load load = {0};
     struct sk_load_loop l = {0};
+    a->conf.itl_target_ms = 60 * 1000;
+    a->conf.prompt_lookup = false;
     int rc = sk_load_open(&a->conf, NULL, say_nothing, NULL, &load, err);
     if (!rc)
         rc = sk_load_loop_open(&load, &a->conf, &l, err);
@@ -196,11 +199,13 @@ static void print_help(void)
          "       skein-engine --dir DIR --replay FILE\n"
          "       skein-engine --dump FILE\n\n"
          "  --bench                measure prefill and decode, without HTTP\n"
-         "  --bench-prefill N      tokens of the prompt whose prefill is timed (512)\n"
-         "  --bench-prompt N       tokens before those whose decoding is timed (128)\n"
+         "  --bench-prefill N,...  tokens of the prompts whose prefill is timed (512)\n"
+         "  --bench-depth N,...    tokens before those, multiples of --max-step-tokens (0)\n"
          "  --bench-decode N       tokens of each answer (128)\n"
-         "  --bench-seqs N,N,...   sequences at once (1,8,32)\n"
-         "  --bench-reps N         the median of N is printed (3)\n"
+         "  --bench-prompt N,...   tokens before those (128)\n"
+         "  --bench-seqs N,...     sequences decoded at once (1,8,32)\n"
+         "  --bench-reps N         runs, of which the median is printed (3)\n"
+         "  --bench-json           print one JSON object a line\n"
          "  --replay FILE          run a recording, or a file of the flight recorder, again and compare every result\n"
          "  --dump FILE            print a recording's plans as text\n"
          "  --help, --version\n");
@@ -213,10 +218,10 @@ static const struct own {
     bool has_value;
     enum mode mode;
 } own_options[] = {
-    {"--bench", false, MODE_BENCH},       {"--bench-prefill", true, MODE_BENCH}, {"--bench-prompt", true, MODE_BENCH},
-    {"--bench-decode", true, MODE_BENCH}, {"--bench-seqs", true, MODE_BENCH},    {"--bench-reps", true, MODE_BENCH},
-    {"--replay", true, MODE_REPLAY},      {"--dump", true, MODE_DUMP},           {"--help", false, MODE_HELP},
-    {"--version", false, MODE_VERSION},
+    {"--bench", false, MODE_BENCH},      {"--bench-json", false, MODE_BENCH},  {"--bench-prefill", true, MODE_BENCH},
+    {"--bench-depth", true, MODE_BENCH}, {"--bench-prompt", true, MODE_BENCH}, {"--bench-decode", true, MODE_BENCH},
+    {"--bench-seqs", true, MODE_BENCH},  {"--bench-reps", true, MODE_BENCH},   {"--replay", true, MODE_REPLAY},
+    {"--dump", true, MODE_DUMP},         {"--help", false, MODE_HELP},         {"--version", false, MODE_VERSION},
 };
 
 static const struct own *find_own(const char *word)
@@ -242,6 +247,7 @@ static int take_own(struct args *a, int *argc, char **argv, struct sk_err *err)
         }
         const char *value = strchr(argv[i], '=');
         a->mode = o->mode;
+        a->bench.json = a->bench.json || strcmp(o->name, "--bench-json") == 0;
         if (!o->has_value)
             continue;
         if (!value && i + 1 == *argc)

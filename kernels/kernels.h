@@ -44,11 +44,13 @@ struct sk_mat {
     struct sk_dev data;
 };
 
-/* One layer's KV cache. Its inner layout is the backend's own; block b is at data + b * block_bytes. */
+/* One layer's KV cache. Its inner layout is the backend's own; block b is at data + b * block_bytes (blocks of other
+ * layers may lie between). Stores saturate at the largest finite value. dtype: SK_F32; SK_BF16; SK_Q8: int8 with an f32
+ * scale, largest |x| / 127, for each 32 neighbours of a head (the last may be fewer). */
 struct sk_kv_layer {
     struct sk_dev data;
     uint64_t block_bytes;
-    enum sk_dtype dtype; /* SK_F32 or SK_F16 (stores saturate at +-65504) */
+    enum sk_dtype dtype;
     uint32_t n_blk, n_kv_head, head_dim, head_stride;
 };
 
@@ -70,29 +72,44 @@ struct sk_op_embed {
     const struct sk_mat *table, *pos_table; /* pos_table may be NULL */
     const struct sk_rows *rows;
 };
-/* out[r] = norm(x[r]) * weight (+ bias), over dim columns */
-struct sk_op_norm {
-    struct sk_dev out, x, weight, bias; /* bias.a == 0: none */
-    uint32_t n_row, dim, ld;
-    float eps;
-    bool layer; /* LayerNorm: the mean is subtracted; else RMS norm */
+enum sk_op_act_kind { SK_OP_SILU, SK_OP_GELU_TANH, SK_OP_GELU_ERF, SK_OP_RELU };
+/* What is done to each row on its way into a linear, n_in being the width of the matrix. */
+enum sk_op_pre_kind {
+    SK_PRE_NONE,
+    SK_PRE_RMS_NORM,   /* x / sqrt(mean(x^2) + eps) * weight (+ bias) */
+    SK_PRE_LAYER_NORM, /* the same of x - mean(x) */
+    SK_PRE_ACT,        /* act(x[i]) */
+    SK_PRE_GATED_ACT   /* act(x[i]) * x[n_in + i] */
 };
-/* out[r][o] = (add ? out[r][o] : 0) + sum_i mat[o][i] * x[r][i] + bias[o] */
+struct sk_op_pre {
+    enum sk_op_pre_kind kind;
+    enum sk_op_act_kind act;
+    struct sk_dev weight, bias; /* of a norm, [n_in]; bias.a == 0: none */
+    float eps;
+};
+/* out[r][o] = (add ? out[r][o] : 0) + sum_i mat[o][i] * pre(x[r])[i] + bias[o]; out and x are apart */
 struct sk_op_linear {
     struct sk_dev out, x, bias; /* bias.a == 0: none; [n_out] padded to 16 */
     uint32_t ld_out, ld_x;
+    struct sk_op_pre pre;
     const struct sk_mat *mat;
     uint32_t n_row, n_prompt_row; /* rows below n_prompt_row are prompt class */
     bool add;
 };
-/* Per row: RMS norm of each q and k head (where there are weights), rope on q and k (in place), then k and v into the
- * cache at block table[slot][pos / 32], entry pos % 32. */
-struct sk_op_rope_kv {
-    struct sk_dev qkv; /* [n_row][ld]: q heads, k heads, v heads, each head_stride wide */
-    uint32_t ld, n_head;
+enum { SK_SPLIT_TOK = 256 };
+/* For each row: RMS norm of each q and k head (where there are weights), rope on q and k, then k and v into the cache
+ * at block table[slot][pos / 32], entry pos % 32. When all rows are stored:
+ * out[r][h] = softmax(scale * q[r][h] . K[0..pos]) V[0..pos], only positions > pos - window if window > 0. Positions
+ * are cut into splits of SK_SPLIT_TOK from 0; per split a partial (max, sum, out), positions in order; the splits are
+ * merged in order. K and V come from the cache, those of this step too. Blocks wholly behind the window are not touched
+ * (their table entries may be stale). A block that a row is stored to is in no other slot's table. */
+struct sk_op_attention {
+    struct sk_dev out, qkv; /* [n_row][ld_out]: heads; [n_row][ld_qkv]: q heads, k heads, v heads; a head is head_stride
+                               wide. qkv stays as it is */
+    uint32_t ld_out, ld_qkv, n_head, window;
+    float scale, eps;
     struct sk_dev q_norm, k_norm; /* [head_dim]; a == 0: none */
-    float eps;
-    struct sk_dev cos_sin; /* [max_len][rope_dim / 2] pairs (cos, sin) f32; a == 0: no rope */
+    struct sk_dev cos_sin;        /* [max_len][rope_dim / 2] pairs (cos, sin) f32; a == 0: no rope */
     uint32_t rope_dim;
     bool interleaved; /* pairs (2i, 2i + 1) instead of (i, i + rope_dim / 2) */
     const struct sk_rows *rows;
@@ -100,29 +117,7 @@ struct sk_op_rope_kv {
     uint32_t ld_table;
     const struct sk_kv_layer *kv;
 };
-enum { SK_SPLIT_TOK = 256 };
-/* out[r][h] = softmax(scale * q[r][h] . K[0..pos]) V[0..pos], only positions > pos - window if window > 0. Positions
- * are cut into splits of SK_SPLIT_TOK from 0; per split a partial (max, sum, out), positions in order; the splits are
- * merged in order. K and V come from the cache, those of this step too. Blocks wholly behind the window are not touched
- * (their table entries may be stale). */
-struct sk_op_attention {
-    struct sk_dev out, q; /* out [n_row][ld_out], heads head_stride wide each; q is the qkv buffer after rope_kv */
-    uint32_t ld_out, ld_q, n_head, window;
-    float scale;
-    const struct sk_rows *rows;
-    struct sk_dev table;
-    uint32_t ld_table;
-    const struct sk_kv_layer *kv;
-};
 
-enum sk_op_act_kind { SK_OP_SILU, SK_OP_GELU_TANH, SK_OP_GELU_ERF, SK_OP_RELU };
-/* gated: out[r][i] = act(in[r][i]) * in[r][width + i]; else out[r][i] = act(in[r][i]) */
-struct sk_op_act {
-    struct sk_dev out, in;
-    uint32_t n_row, width, ld_out, ld_in;
-    enum sk_op_act_kind kind;
-    bool gated;
-};
 /* out[i] = in[index[i]], rows of ld floats */
 struct sk_op_gather {
     struct sk_dev out, in, index;
@@ -133,7 +128,8 @@ struct sk_op_gather {
 enum {
     SK_SAMP_PROCESS = 1, /* something below changes the logits: logits_process writes this row of `work` */
     SK_SAMP_TARGET = 2,  /* prompt log-prob: id = token[slot][pos], nothing is drawn */
-    SK_SAMP_GREEDY = 4   /* argmax, ties to the lowest id; temperature and filters are off */
+    SK_SAMP_GREEDY = 4,  /* argmax, ties to the lowest id; temperature and filters are off */
+    SK_SAMP_LOGPROB = 8  /* top_n fills this row; without it all of the result but the id is 0 */
 };
 struct sk_samp {
     uint32_t flags, slot;
@@ -157,6 +153,7 @@ struct sk_samp {
 /* All that leaves a backend. */
 struct sk_result_row {
     int32_t id;
+    /* Zeros where nobody asked (SK_SAMP_LOGPROB): */
     float logprob;  /* of id under the raw logits */
     int32_t rank;   /* 1 + number of tokens with a strictly greater raw logit */
     uint32_t n_top; /* that of sk_samp, or the vocabulary's size where it is smaller */
@@ -198,24 +195,22 @@ struct sk_backend {
     void (*copy)(struct sk_backend *be, struct sk_dev dst, struct sk_dev src, uint64_t bytes);
 
     void (*embed)(struct sk_backend *be, const struct sk_op_embed *op);
-    void (*norm)(struct sk_backend *be, const struct sk_op_norm *op);
     void (*linear)(struct sk_backend *be, const struct sk_op_linear *op);
     /* GEMM and all-reduce in one; NULL: engine/model does the two in turn. */
     void (*linear_reduce)(struct sk_backend *be, const struct sk_op_linear *op, struct sk_group *group);
-    void (*rope_kv)(struct sk_backend *be, const struct sk_op_rope_kv *op);
     void (*attention)(struct sk_backend *be, const struct sk_op_attention *op);
-    void (*act)(struct sk_backend *be, const struct sk_op_act *op);
     void (*add)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n); /* out[i] += x[i], n floats */
     void (*gather)(struct sk_backend *be, const struct sk_op_gather *op);
 
     /* In this order: suppress, allowed and bad words bar ids (-Inf); bias is added; repetition, presence and frequency
      * penalties; no_repeat_ngram bars ids. Rows without SK_SAMP_PROCESS are passed over. */
     void (*logits_process)(struct sk_backend *be, const struct sk_op_logits *op);
-    /* Sets result.id, and token[slot][pos] to it. TARGET: the token that is there. GREEDY: argmax. Else temperature,
-     * top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the one before it kept; then the argmax
-     * of logit / temperature + Gumbel(seed, choice, pos, id), ties to the lowest id. Id 0 where every id is barred. */
+    /* Sets result.id and zeros the rest of the result, and token[slot][pos] to the id. TARGET: the token that is there.
+     * GREEDY: argmax. Else temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff, each on what the
+     * one before it kept; then the argmax of logit / temperature + Gumbel(seed, choice, pos, id), ties to the lowest
+     * id. Id 0 where every id is barred. */
     void (*sample)(struct sk_backend *be, const struct sk_op_logits *op);
-    /* Log-sum-exp of the raw logits; fills all of each result row but its id, which is set. */
+    /* Log-sum-exp of the raw logits; fills all of the result rows of SK_SAMP_LOGPROB but their ids, which are set. */
     void (*top_n)(struct sk_backend *be, const struct sk_op_logits *op);
 
     /* The only way out: copies result rows to the host; they are there after wait. */
@@ -225,16 +220,29 @@ struct sk_backend {
     void (*close)(struct sk_backend *be); /* frees `be` too */
 };
 
+/* How work is cut. Speed depends on it, results never do. */
+struct sk_tune {
+    uint32_t pass_bytes;       /* activations that meet all weights of a matrix at a time: 64 KiB to 16 MiB */
+    uint32_t item_bytes;       /* weights of a work item, at most: 4 KiB to 64 MiB */
+    uint32_t items_per_thread; /* of a matrix, if it has so many panels: 1 to 256 */
+    uint32_t own_rows;         /* up to so many rows each thread prepares its own copy of the inputs: 0 to 16 */
+};
+extern const struct sk_tune sk_tune_default;
+int sk_tune_check(const struct sk_tune *t, struct sk_err *err); /* bounds as above. -SK_EINVAL */
+enum { SK_CPU_MODEL = 64 };
+void sk_cpu_model(char ret[SK_CPU_MODEL]); /* the CPU's own name of itself; "unknown" */
+
 struct sk_backend_conf {
-    int n_thread; /* 0: CPUs of the affinity mask, limited by the cgroup's quota */
-    bool pin;     /* each thread stays on one CPU */
+    int n_thread;               /* 0: CPUs of the affinity mask, limited by the cgroup's quota */
+    bool pin;                   /* each thread stays on one CPU */
+    const struct sk_tune *tune; /* NULL: the defaults */
 };
 /* kernels/ref: always there, one thread, whatever conf says. -SK_ENOMEM. */
 int sk_ref_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
-/* kernels/cpu. -SK_EUNSUP where the CPU is below its lowest level (the caller then takes ref and says so), -SK_EINVAL
- * (too many threads), -SK_EUNAVAIL (no thread, no pinning), -SK_ENOMEM. The highest level that the CPU has is used; the
- * environment's SKEIN_ISA lowers it: none (then -SK_EUNSUP), avx512, avx512-vnni, avx512-bf16; another name is
- * -SK_EINVAL. */
+/* kernels/cpu. -SK_EUNSUP where the CPU has no AVX2, FMA and F16C (the caller then takes ref and says so), -SK_EINVAL
+ * (too many threads, tuning out of bounds), -SK_EUNAVAIL (no thread, no pinning), -SK_ENOMEM. The highest level that
+ * the CPU has is used; the environment's SKEIN_ISA lowers it to another one of the CPU's: avx2, avx2-vnni, avx512,
+ * avx512-vnni, avx512-bf16, amx, or none (then -SK_EUNSUP); another name is -SK_EINVAL. */
 int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
 
 #endif

@@ -18,6 +18,7 @@
 #include "server/reload.h"
 #include "server/report.h"
 #include "server/server.h"
+#include "server/slice.h"
 #include "server/stop.h"
 
 enum { MMAP_BYTES = 256 << 10, SPARE_FDS = 256 };
@@ -279,6 +280,7 @@ int main(int argc, char **argv)
     sk_log_init("skeind", sk_log_level_of(d.conf.log_level));
     sk_options_log(&d.conf);
     raise_fd_limit();
+    sk_slice_shorten();
     if (open_all(&err) != 0) {
         complain(NULL, &err);
         return 1; /* nothing runs yet that would need an orderly end */

@@ -4,7 +4,7 @@
 
 #include "comm/base/err.h"
 
-static const char *const names[SK_DTYPE_COUNT] = {"f32", "f16", "bf16", "q8", "q4"};
+static const char *const names[SK_DTYPE_COUNT] = {"f32", "f16", "bf16", "q8", "q4", "q4s"};
 
 const char *sk_dtype_name(enum sk_dtype t)
 {

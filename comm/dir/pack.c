@@ -5,7 +5,7 @@
 
 #include "comm/base/err.h"
 
-enum { Q4_BLOCK_BYTES = 256 }; /* nibbles of 32 inputs of a panel */
+enum { NIBBLE_BYTES = 256 }; /* of 32 inputs of a panel */
 
 int sk_pack_unit(enum sk_dtype dtype)
 {
@@ -14,6 +14,7 @@ int sk_pack_unit(enum sk_dtype dtype)
         return 2;
     case SK_Q8:
     case SK_Q4:
+    case SK_Q4S:
         return SK_QBLOCK;
     default:
         return 1;
@@ -30,6 +31,8 @@ static uint64_t panel_bytes(enum sk_dtype dtype, uint64_t k)
         return k * SK_PANEL + k / SK_QBLOCK * SK_PANEL * 2;
     case SK_Q4:
         return k * SK_PANEL / 2 + k / SK_QBLOCK * SK_PANEL * 4;
+    case SK_Q4S:
+        return k * SK_PANEL / 2 + k / SK_QBLOCK * SK_PANEL * 2;
     default:
         return k * SK_PANEL * 2;
     }
@@ -105,18 +108,22 @@ static void put_q4(const struct sk_pack *p, uint8_t *panel, uint32_t r, const st
     uint16_t *scales = (uint16_t *)(panel + (size_t)p->slab_k * SK_PANEL / 2);
 
     for (size_t b = 0; b < p->slab_k / SK_QBLOCK; b++) {
-        uint8_t *at = panel + b * Q4_BLOCK_BYTES + r * 4;
+        uint8_t *at = panel + b * NIBBLE_BYTES + r * 4;
         const int8_t *q = blocks[b].q;
         for (int i = 0; i < 16; i++)
             at[i / 4 * 64 + i % 4] = (uint8_t)((q[i] & 15) | q[16 + i] << 4);
-        scales[(b * 2 + 0) * SK_PANEL + r] = blocks[b].d;
-        scales[(b * 2 + 1) * SK_PANEL + r] = blocks[b].m;
+        if (p->dtype == SK_Q4S) {
+            scales[b * SK_PANEL + r] = blocks[b].d;
+        } else {
+            scales[(b * 2 + 0) * SK_PANEL + r] = blocks[b].d;
+            scales[(b * 2 + 1) * SK_PANEL + r] = blocks[b].m;
+        }
     }
 }
 
 void sk_pack_put_blocks(const struct sk_pack *p, void *data, uint32_t out, const struct sk_block *blocks)
 {
-    sk_assert(p->dtype == SK_Q8 || p->dtype == SK_Q4);
+    sk_assert(sk_dtype_in_blocks(p->dtype));
     for (uint32_t s = 0; s < p->n_slab; s++, blocks += p->slab_k / SK_QBLOCK) {
         uint8_t *panel = (uint8_t *)data + panel_at(p, s, out);
         if (p->dtype == SK_Q8)
@@ -142,11 +149,13 @@ static void get_q4(const struct sk_pack *p, const uint8_t *panel, uint32_t r, fl
 
     for (size_t i = 0; i < p->slab_k; i++) {
         size_t b = i / SK_QBLOCK, j = i % 16;
-        uint8_t byte = panel[b * Q4_BLOCK_BYTES + (j / 4 * SK_PANEL + r) * 4 + j % 4];
+        uint8_t byte = panel[b * NIBBLE_BYTES + (j / 4 * SK_PANEL + r) * 4 + j % 4];
         int q = i % SK_QBLOCK < 16 ? byte & 15 : byte >> 4;
-        /* d * q is exact (11 + 4 bits), so fused or not, the sum is rounded once. */
-        row[i] = sk_f16_to_f32(scales[(b * 2 + 0) * SK_PANEL + r]) * (float)q +
-                 sk_f16_to_f32(scales[(b * 2 + 1) * SK_PANEL + r]);
+        if (p->dtype == SK_Q4S) /* d * q is exact (11 + 4 bits): here nothing is rounded, below the sum, once */
+            row[i] = sk_f16_to_f32(scales[b * SK_PANEL + r]) * (float)(q - 8);
+        else
+            row[i] = sk_f16_to_f32(scales[(b * 2 + 0) * SK_PANEL + r]) * (float)q +
+                     sk_f16_to_f32(scales[(b * 2 + 1) * SK_PANEL + r]);
     }
 }
 
@@ -176,7 +185,7 @@ void sk_pack_get_row(const struct sk_pack *p, const void *data, uint32_t out, fl
             get_q8(p, panel, r, row);
             break;
         default:
-            get_q4(p, panel, r, row);
+            get_q4(p, panel, r, row); /* q4s too */
         }
     }
 }
@@ -198,11 +207,17 @@ void sk_block_quant(enum sk_dtype dtype, const float *x, struct sk_block *ret)
         max = x[i] > max ? x[i] : max;
     }
     float m = 0, d;
-    int low = -127, high = 127;
+    int low = -127, high = 127, zero = 0;
     ret->m = 0;
     if (dtype == SK_Q8) {
         d = fmaxf(fabsf(max), fabsf(min)) / 127;
+    } else if (dtype == SK_Q4S) {
+        d = (max > -min ? max : min) / -8;
+        low = -8;
+        high = 7;
+        zero = 8;
     } else {
+        sk_assert(dtype == SK_Q4);
         ret->m = sk_f32_to_f16(min);
         m = sk_f16_to_f32(ret->m);
         d = (max - m) / 15;
@@ -213,5 +228,5 @@ void sk_block_quant(enum sk_dtype dtype, const float *x, struct sk_block *ret)
     d = sk_f16_to_f32(ret->d);
     float inv = d != 0 ? 1 / d : 0;
     for (int i = 0; i < SK_QBLOCK; i++)
-        ret->q[i] = nearest(x[i] - m, inv, low, high);
+        ret->q[i] = (int8_t)(nearest(x[i] - m, inv, low, high) + zero);
 }

@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20 };
+enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20, COPY_BYTES = 16 << 20 };
 
 /* Bytes that the entry's shape and dtype call for; 0 = impossible. */
 static uint64_t entry_bytes(const struct sk_dir_entry *e)
@@ -86,7 +86,8 @@ static void *map_file(int fd, size_t n, int flags)
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* A private copy in pages of 2 MiB; NULL where memory or the file do not give it, errno says why. */
+/* A private copy in pages of 2 MiB; NULL where memory or the file do not give it, errno says why. What has been copied
+ * leaves the page cache, so that weights never lie in memory twice. */
 static void *copy_file(int fd, size_t n)
 {
     const size_t room = n + HUGE_PAGE;
@@ -100,11 +101,13 @@ static void *copy_file(int fd, size_t n)
         munmap(end, (size_t)(all + room - end));
     madvise(p, n, MADV_HUGEPAGE); /* a wish: without it the copy is as right and as slow as the file */
     for (size_t at = 0; at < n;) {
-        ssize_t got = pread(fd, p + at, n - at, (off_t)at);
+        const size_t want = n - at < COPY_BYTES ? n - at : COPY_BYTES;
+        ssize_t got = pread(fd, p + at, want, (off_t)at);
         if (got <= 0) {
             munmap(p, n);
             return NULL;
         }
+        posix_fadvise(fd, (off_t)at, got, POSIX_FADV_DONTNEED);
         at += (size_t)got;
     }
     mprotect(p, n, PROT_READ);

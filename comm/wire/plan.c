@@ -5,7 +5,7 @@
 #include <string.h>
 
 _Static_assert(sizeof(struct sk_plan_head) == 32 && sizeof(struct sk_plan_open) == 136 &&
-                   sizeof(struct sk_plan_run) == 24 && sizeof(struct sk_plan_append) == 24 &&
+                   sizeof(struct sk_plan_run) == 32 && sizeof(struct sk_plan_append) == 24 &&
                    sizeof(struct sk_plan_tok) == 24 && sizeof(struct sk_plan_drop) == 24 &&
                    sizeof(struct sk_plan_trim) == 16 && sizeof(struct sk_plan_close) == 16,
                "no padding: these are bytes on a wire, and every record is a multiple of 8");
@@ -67,9 +67,9 @@ void sk_plan_put_tok(struct sk_buf *b, uint32_t slot, uint32_t pos, const int32_
     put(b, SK_PLAN_TOK, &rec, sizeof rec, ids, n);
 }
 
-void sk_plan_put_run(struct sk_buf *b, uint32_t slot, uint32_t pos, uint32_t n, uint32_t want)
+void sk_plan_put_run(struct sk_buf *b, uint32_t slot, uint32_t pos, uint32_t n, uint32_t want, uint32_t n_draft)
 {
-    struct sk_plan_run rec = {.slot = slot, .pos = pos, .n = n, .want = want};
+    struct sk_plan_run rec = {.slot = slot, .pos = pos, .n = n, .want = want, .n_draft = n_draft};
     put(b, SK_PLAN_RUN, &rec, sizeof rec, NULL, 0);
 }
 
@@ -166,6 +166,8 @@ static const char *check_run(const struct sk_plan_run *r, const struct sk_plan_l
 {
     if (r->want & ~(uint32_t)RUN_FLAGS)
         return "unknown want flag";
+    if (r->zero || (r->n_draft > 0 && (r->n_draft >= r->n || !(r->want & SK_RUN_SAMPLE))))
+        return "drafts that no row draws after";
     uint32_t room = r->want & SK_RUN_SAMPLE ? 1 : 0; /* for the token that is drawn */
     if (r->n < 1 || r->n > lim->max_len || r->pos > lim->max_len - r->n || room > lim->max_len - r->n - r->pos)
         return "position past the longest sequence";
@@ -329,6 +331,8 @@ static void dump_rec(struct sk_buf *b, const struct sk_plan_rec *r)
                    run->want & SK_RUN_SAMPLE ? " sample" : "",
                    run->want & SK_RUN_PROMPT_LOGPROBS ? " prompt-logprobs" : "",
                    run->want & SK_RUN_MIN_TOKENS ? " min-tokens" : "");
+        if (run->n_draft > 0)
+            sk_buf_fmt(b, " drafts=%u", run->n_draft);
         break;
     case SK_PLAN_TRIM:
         sk_buf_fmt(b, "trim slot=%u pos=%u", trim->slot, trim->pos);

@@ -6,7 +6,11 @@
  * Order inside a plan: close, trim and drop before open; open before append, tok and run of that slot; runs last,
  * prompt-class runs before decode-class ones. Result rows of a step stand in the order of the runs that want them; a
  * run with prompt log-probs gives one row for each of its positions p with p + 1 < n_prompt (log-prob of token p + 1
- * given 0..p), then, if it also samples, the sampled row. */
+ * given 0..p), then, if it also samples, the sampled row.
+ *
+ * The last n_draft positions of a decode-class run hold drafts, which tok wrote: guesses at tokens that are not drawn
+ * yet. Each gives a result row, and so does the position before them: row i draws the token after draft i. What follows
+ * the first row whose token is not the next draft means nothing; a trim then says how long the slot really is. */
 #ifndef SK_PLAN_H
 #define SK_PLAN_H
 #include <stddef.h>
@@ -16,7 +20,7 @@
 #include "comm/wire/params.h"
 
 #define SK_PLAN_MAGIC   0x4e4c504bu /* "KPLN" */
-#define SK_PLAN_VERSION 1
+#define SK_PLAN_VERSION 2
 
 struct sk_plan_head {
     uint32_t magic, version;
@@ -64,7 +68,7 @@ struct sk_plan_tok {
     uint32_t slot, pos, n, zero;
 };
 enum {
-    SK_RUN_SAMPLE = 1, /* the token at pos + n is drawn */
+    SK_RUN_SAMPLE = 1, /* the token at pos + n is drawn; with drafts those at pos + n - n_draft .. pos + n */
     SK_RUN_PROMPT_LOGPROBS = 2,
     SK_RUN_MIN_TOKENS = 4 /* still below min_tokens: the EOS set and stop ids are not drawn */
 };
@@ -72,6 +76,7 @@ enum {
 struct sk_plan_run {
     struct sk_plan_rec rec;
     uint32_t slot, pos, n, want; /* SK_RUN_* */
+    uint32_t n_draft, zero;      /* n_draft < n; 0 without SK_RUN_SAMPLE and in prompt class */
 };
 /* The slot is again `pos` tokens long: block tables shrink to cover it. */
 struct sk_plan_trim {
@@ -98,7 +103,7 @@ void sk_plan_put_open(struct sk_buf *b, const struct sk_plan_open *o, const int3
 void sk_plan_put_append(struct sk_buf *b, uint32_t slot, uint32_t group, const int32_t *blk, uint32_t n);
 void sk_plan_put_drop(struct sk_buf *b, uint32_t slot, uint32_t group, uint32_t n);
 void sk_plan_put_tok(struct sk_buf *b, uint32_t slot, uint32_t pos, const int32_t *ids, uint32_t n);
-void sk_plan_put_run(struct sk_buf *b, uint32_t slot, uint32_t pos, uint32_t n, uint32_t want);
+void sk_plan_put_run(struct sk_buf *b, uint32_t slot, uint32_t pos, uint32_t n, uint32_t want, uint32_t n_draft);
 void sk_plan_put_trim(struct sk_buf *b, uint32_t slot, uint32_t pos);
 void sk_plan_put_close(struct sk_buf *b, uint32_t slot);
 int sk_plan_end(struct sk_buf *b, uint32_t n_row, uint32_t n_result);

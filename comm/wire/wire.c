@@ -15,9 +15,9 @@ _Static_assert(sizeof(struct sk_wire_seq) == 136, "seq");
 _Static_assert(sizeof(struct sk_wire_cancel) == 24, "cancel");
 _Static_assert(sizeof(struct sk_wire_item) == 16 && sizeof(struct sk_wire_top) == 8, "item");
 _Static_assert(sizeof(struct sk_wire_entry) == 48 && sizeof(struct sk_wire_tokens) == 24, "tokens");
-_Static_assert(sizeof(struct sk_wire_stats) == 88, "stats");
+_Static_assert(sizeof(struct sk_wire_stats) == 104, "stats");
 _Static_assert(sizeof(struct sk_wire_beat) == 24, "beat");
-_Static_assert(sizeof(struct sk_wire_peek) == 32 && sizeof(struct sk_wire_view) == 112, "peek, view");
+_Static_assert(sizeof(struct sk_wire_peek) == 32 && sizeof(struct sk_wire_view) == 128, "peek, view");
 _Static_assert(sizeof(struct sk_wire_view_seq) == 40, "view's sequence");
 
 /* ---- writing ---- */

@@ -16,7 +16,7 @@
 #include "comm/wire/params.h"
 
 #define SK_WIRE_MAGIC   0x45524957u /* "WIRE" */
-#define SK_WIRE_VERSION 2
+#define SK_WIRE_VERSION 3
 enum { SK_FRAME_MAX = 64 << 20, SK_WIRE_MAX_GROUPS = 4 };
 
 enum sk_frame_kind {
@@ -102,7 +102,8 @@ struct sk_wire_top {
     int32_t id;
     float logprob;
 };
-/* Then n_item items: prompt log-probs in the order of positions, then the answer's token. */
+/* Then n_item items: prompt log-probs in the order of positions, then the answer's tokens, several where
+ * drafts were right. */
 struct sk_wire_entry {
     uint64_t job;
     uint32_t choice, n_item;
@@ -127,6 +128,7 @@ struct sk_wire_stats {
     struct sk_frame frame;
     /* counters since the start */
     uint64_t steps, prompt_tok, decode_tok, preemptions, cache_query_tok, cache_hit_tok, busy_us;
+    uint64_t draft_tok, accept_tok; /* tokens drafted, and of these those that were drawn */
     /* levels; blocks of all groups, cached ones are held by nobody and can be evicted */
     uint32_t running, waiting, blk_total, blk_free, blk_cached, zero;
 };

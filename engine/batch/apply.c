@@ -14,6 +14,7 @@ void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
     sk_kvpool_unpin(l->pool, q->node);
     q->node = SK_KV_NONE;
     q->n_blk = q->n_entered = q->n_computed = q->n_tok_sent = q->n_blk_sent = 0;
+    q->rejected = false;
     if (q->opened)
         l->slot_close[l->n_slot_close++] = q->slot;
     else
@@ -31,6 +32,8 @@ static void admit(struct sk_loop *l, const struct sk_sched_admit *a)
         q->first[g] = a->hit.first[g];
     }
     sk_kvpool_share(l->pool, &a->hit, q->blk);
+    sk_lookup_begin(&q->lookup, l->lookup + q->slot * sk_lookup_words(l->n_lookup), l->n_lookup,
+                    q->n_prompt + q->max_gen);
     q->node = a->hit.node;
     q->n_blk = q->n_entered = a->hit.n_blk;
     q->n_computed = a->hit.n_blk * bt;
@@ -44,8 +47,8 @@ static void admit(struct sk_loop *l, const struct sk_sched_admit *a)
     sk_seq_to(l->seqs, q, SK_SEQ_RUN);
 }
 
-/* The scheduler counted these blocks: that there are too few is a mistake of ours. */
-static void grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos)
+/* These blocks were counted before: that there are too few is a mistake of ours. */
+void sk_apply_grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos)
 {
     uint32_t n_blk = sk_kvpool_blocks(&l->conf.kv, n_pos);
     if (n_blk <= q->n_blk)
@@ -69,8 +72,22 @@ void sk_apply_put_open(struct sk_buf *plan, const struct sk_seq *q)
     sk_plan_put_open(plan, &o, q->list);
 }
 
+/* Last block first, as in sk_apply_leave. */
+void sk_apply_trim(struct sk_loop *l, struct sk_seq *q)
+{
+    uint32_t n_blk = sk_kvpool_blocks(&l->conf.kv, q->n_tok);
+    q->rejected = true;
+    if (n_blk >= q->n_blk)
+        return;
+    sk_seq_count_held(q, l->now_us);
+    for (uint32_t g = 0; g < l->conf.kv.n_group; g++)
+        for (uint32_t i = q->n_blk; i-- > n_blk;)
+            sk_kvpool_put(l->pool, g, q->blk[g][i]);
+    q->n_blk = q->n_blk_sent = n_blk;
+}
+
 /* What the ranks lack to run positions pos .. pos + n - 1: block numbers, and tokens up to the one after (its log-prob
- * may be asked for). */
+ * may be asked for), then drafts. */
 static void put_needs(struct sk_loop *l, const struct sk_sched_run *r)
 {
     struct sk_seq *q = r->seq;
@@ -82,6 +99,21 @@ static void put_needs(struct sk_loop *l, const struct sk_sched_run *r)
         sk_plan_put_tok(&l->plan, q->slot, q->n_tok_sent, q->tok + q->n_tok_sent, end - q->n_tok_sent);
         q->n_tok_sent = end;
     }
+    if (r->n_draft > 0)
+        sk_plan_put_tok(&l->plan, q->slot, q->n_tok, q->draft, r->n_draft);
+}
+
+/* What slots give up: drafts that were wrong, and blocks behind a window. */
+static void put_less(struct sk_loop *l, struct sk_seq *q)
+{
+    if (q->rejected)
+        sk_plan_put_trim(&l->plan, q->slot, q->n_tok);
+    q->rejected = false;
+    for (uint32_t g = 0; g < l->conf.kv.n_group; g++)
+        if (q->first[g] > q->drop_sent[g]) {
+            sk_plan_put_drop(&l->plan, q->slot, g, q->first[g] - q->drop_sent[g]);
+            q->drop_sent[g] = q->first[g];
+        }
 }
 
 int sk_apply_plan(struct sk_loop *l)
@@ -94,11 +126,7 @@ int sk_apply_plan(struct sk_loop *l)
         l->slot_free[l->n_slot_free++] = slot;
     }
     for (struct sk_seq *q = l->seqs->run.first; q; q = q->next)
-        for (uint32_t g = 0; g < l->conf.kv.n_group; g++)
-            if (q->first[g] > q->drop_sent[g]) {
-                sk_plan_put_drop(&l->plan, q->slot, g, q->first[g] - q->drop_sent[g]);
-                q->drop_sent[g] = q->first[g];
-            }
+        put_less(l, q);
 
     /* All hits are taken before any block is: what one sequence takes must not evict what another was promised. */
     for (uint32_t i = 0; i < todo->n_admit; i++)
@@ -107,17 +135,20 @@ int sk_apply_plan(struct sk_loop *l)
         sk_apply_put_open(&l->plan, todo->admit[i].seq);
         todo->admit[i].seq->opened = true;
     }
-    for (uint32_t i = 0; i < todo->n_run; i++) {
-        grow(l, todo->run[i].seq, todo->run[i].pos + todo->run[i].n);
+    for (uint32_t i = 0; i < todo->n_run; i++)
+        sk_apply_grow(l, todo->run[i].seq, todo->run[i].pos + todo->run[i].n);
+    sk_draft_extend(l); /* of what is left when everyone has theirs */
+    for (uint32_t i = 0; i < todo->n_run; i++)
         put_needs(l, &todo->run[i]);
-    }
     /* Who was admitted in a step of another kind: later it would come on top of what another step's plan may hold. */
     for (uint32_t i = 0; i < todo->n_admit; i++) {
         struct sk_seq *q = todo->admit[i].seq;
         if (q->n_tok_sent == 0)
             put_needs(l, &(struct sk_sched_run){.seq = q, .pos = q->n_computed});
     }
-    for (uint32_t i = 0; i < todo->n_run; i++)
-        sk_plan_put_run(&l->plan, todo->run[i].seq->slot, todo->run[i].pos, todo->run[i].n, todo->run[i].want);
+    for (uint32_t i = 0; i < todo->n_run; i++) {
+        const struct sk_sched_run *r = &todo->run[i];
+        sk_plan_put_run(&l->plan, r->seq->slot, r->pos, r->n, r->want, r->n_draft);
+    }
     return sk_plan_end(&l->plan, todo->n_row, todo->n_result);
 }

@@ -44,6 +44,33 @@ static enum sk_finish take_token(const struct sk_loop *l, struct sk_seq *q, int3
     return sk_seq_n_gen(q) == q->max_gen ? SK_FINISH_LENGTH : SK_FINISH_NONE;
 }
 
+/* Takes what the rows of a run drew, from the first on: each counts while the draft before it is the token that was
+ * drawn there. *ret_n rows counted, one that ended the sequence among them. */
+static enum sk_finish take_tokens(const struct sk_loop *l, const struct sk_sched_run *r,
+                                  const struct sk_result_row *rows, uint32_t *ret_n)
+{
+    struct sk_seq *q = r->seq;
+    enum sk_finish finish;
+    uint32_t n = 0;
+    bool right;
+    do {
+        finish = take_token(l, q, rows[n].id);
+        right = n < r->n_draft && rows[n].id == q->draft[n];
+        n++;
+    } while (right && finish == SK_FINISH_NONE);
+    *ret_n = n;
+    return finish;
+}
+
+static void count_drafts(struct sk_loop *l, const struct sk_sched_run *r, uint32_t n_right)
+{
+    if (r->n_draft == 0)
+        return;
+    sk_draft_learn(&r->seq->draft_pace, r->n_draft, n_right);
+    l->stats.draft_tok += r->n_draft;
+    l->stats.accept_tok += n_right;
+}
+
 /* Blocks that became full are final: they may be shared from now on. Then those behind a window are given up. */
 static void settle_blocks(struct sk_loop *l, struct sk_seq *q)
 {
@@ -67,20 +94,19 @@ static bool row_ok(const struct sk_loop *l, const struct sk_result_row *row)
     return row->id >= 0 && (uint32_t)row->id < l->conf.n_vocab && row->n_top <= SK_MAX_TOP;
 }
 
-/* One run's rows: prompt log-probs, then the drawn token. */
+/* One run's rows: prompt log-probs, then the drawn tokens. */
 static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const struct sk_result_row *rows,
                        struct sk_buf *out, uint32_t *n_entry)
 {
     struct sk_seq *q = r->seq;
     bool sample = r->want & SK_RUN_SAMPLE;
-    uint32_t n_score = r->n_result - sample;
+    uint32_t n_score = r->n_result - (sample ? 1 + r->n_draft : 0), n_drawn = 0;
     for (uint32_t i = 0; i < r->n_result; i++)
         if (!row_ok(l, &rows[i]))
             return -SK_EINTERNAL;
 
     q->cpu_us += l->step_cpu_us * r->n / l->todo.n_row;
     sk_seq_count_held(q, l->now_us);
-    q->probation -= sample && q->probation > 0;
     q->urgent = q->urgent && !sample;
     q->n_computed = r->pos + r->n;
     if (r->want & SK_RUN_PROMPT_LOGPROBS)
@@ -91,14 +117,19 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
     struct sk_wire_entry e = entry_of(q);
     enum sk_finish finish = SK_FINISH_NONE;
     if (sample)
-        finish = take_token(l, q, rows[n_score].id);
+        finish = take_tokens(l, r, rows + n_score, &n_drawn);
     else if (q->max_gen == 0 && q->n_computed == q->n_prompt)
         finish = SK_FINISH_LENGTH;
     bool ends = finish == SK_FINISH_EOS || finish == SK_FINISH_STOP_ID; /* the token is not of the answer */
     e.finish = finish;
-    e.reason = ends ? rows[n_score].id : 0;
-    e.n_item = n_score + (sample && !ends);
-    l->stats.decode_tok += sample && !ends;
+    e.reason = ends ? rows[n_score + n_drawn - 1].id : 0;
+    e.n_item = n_score + n_drawn - ends;
+    l->stats.decode_tok += n_drawn - ends;
+    if (sample) {
+        q->probation -= q->probation < n_drawn ? q->probation : n_drawn;
+        q->n_computed -= r->n_draft + 1 - n_drawn; /* what was computed of wrong drafts is written over */
+        count_drafts(l, r, n_drawn - 1);
+    }
 
     if (e.n_item > 0 || finish != SK_FINISH_NONE) {
         sk_wire_tokens_entry(out, &e);
@@ -107,6 +138,8 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
         ++*n_entry;
     }
     settle_blocks(l, q);
+    if (sample && n_drawn <= r->n_draft && finish == SK_FINISH_NONE)
+        sk_apply_trim(l, q);
     if (finish != SK_FINISH_NONE) {
         sk_apply_leave(l, q);
         sk_seq_end(l->seqs, q, finish, e.reason);

@@ -7,11 +7,11 @@
 
 /* A plan and its rows without its words and result rows: at most. */
 enum { PLAN_BYTES = 640 };
-_Static_assert(sizeof(struct sk_plan_head) + sizeof(struct sk_plan_open) + sizeof(struct sk_plan_tok) +
+_Static_assert(sizeof(struct sk_plan_head) + sizeof(struct sk_plan_open) + 2 * sizeof(struct sk_plan_tok) +
                        sizeof(struct sk_plan_run) + sizeof(struct sk_plan_close) +
                        SK_MAX_GROUPS * (sizeof(struct sk_plan_append) + sizeof(struct sk_plan_drop) + 8) + 64 <=
                    PLAN_BYTES,
-               "one record of each kind, padding and the heads of two records");
+               "the records of a sequence, padding and the heads of two records");
 
 struct sk_flight {
     struct sk_board *board;
@@ -111,13 +111,16 @@ static size_t state_bytes(const struct sk_flight *f, const struct sk_loop *l)
     return n;
 }
 
-/* The step to come: what its hits need, its plan, its rows. */
+/* The step to come: what its hits need, its plan, its rows. What is drafted is not decided yet. */
 static size_t step_bytes(const struct sk_flight *f, const struct sk_loop *l)
 {
     const struct sk_sched_out *todo = &l->todo;
-    uint32_t n_group = f->kv.n_group;
-    size_t n = PLAN_BYTES + l->n_slot_close * sizeof(struct sk_plan_close) +
-               (size_t)l->seqs->run.n * n_group * sizeof(struct sk_plan_drop) + sk_record_rows_bytes(todo->n_result);
+    uint32_t n_group = f->kv.n_group, n_draft = 0;
+    for (uint32_t i = 0; i < todo->n_run && n_draft < l->conf.max_row - todo->n_row; i++)
+        n_draft += l->conf.draft.max;
+    size_t n = PLAN_BYTES + n_draft * sizeof(int32_t) + l->n_slot_close * sizeof(struct sk_plan_close) +
+               (size_t)l->seqs->run.n * (n_group * sizeof(struct sk_plan_drop) + sizeof(struct sk_plan_trim)) +
+               sk_record_rows_bytes(todo->n_result + n_draft);
     for (uint32_t i = 0; i < todo->n_admit; i++)
         n += text_bytes(f, todo->admit[i].hit.n_blk * f->kv.block_tok) + PLAN_BYTES +
              todo->admit[i].seq->n_list * sizeof(int32_t);
@@ -126,6 +129,7 @@ static size_t step_bytes(const struct sk_flight *f, const struct sk_loop *l)
         uint32_t end = r->pos + r->n;
         size_t words = end + 1 > r->seq->n_tok_sent ? end + 1 - r->seq->n_tok_sent : 0;
         words += (size_t)n_group * (sk_kvpool_blocks(&f->kv, end) - r->seq->n_blk_sent);
+        words += (size_t)n_group * sk_kvpool_blocks(&f->kv, l->conf.draft.max);
         n += PLAN_BYTES + words * sizeof(int32_t);
     }
     return n;
@@ -187,7 +191,7 @@ static void put_text(struct sk_flight *f, const struct sk_seq *q, uint32_t n_pos
         sk_plan_begin(&f->plan, step);
         if (pos == start)
             put_text_head(f, q, n_pos);
-        sk_plan_put_run(&f->plan, f->spare_slot, pos, n, 0);
+        sk_plan_put_run(&f->plan, f->spare_slot, pos, n, 0, 0);
         write_plan(f, n);
     }
     sk_plan_begin(&f->plan, step);

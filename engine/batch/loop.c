@@ -16,15 +16,15 @@ enum {
 /* ---- memory ---- */
 
 /* The most that a plan can hold: bounded by what scheduling admits at once, and reserved so that no step allocates.
- * Words are tokens and lists of the admitted, and tokens of the others' rows with one more for each run; in each group
- * there are no more block numbers than that. Records are padded to 8 bytes. */
+ * Words are tokens and lists of the admitted, and tokens of the others' rows, drafts among them, with one more for each
+ * run; in each group there are no more block numbers than that. Records are padded to 8 bytes. */
 static size_t max_plan(const struct sk_loop_conf *c)
 {
     enum { PAD = 4 };
     size_t words = (size_t)MAX_OPEN_WORD + c->max_len + SK_MAX_LIST + c->max_row + c->max_seqs;
     size_t per_group = sizeof(struct sk_plan_drop) + sizeof(struct sk_plan_append) + PAD;
-    size_t per_seq = sizeof(struct sk_plan_close) + sizeof(struct sk_plan_open) + PAD + sizeof(struct sk_plan_tok) +
-                     PAD + sizeof(struct sk_plan_run) + c->kv.n_group * per_group;
+    size_t per_seq = sizeof(struct sk_plan_close) + sizeof(struct sk_plan_trim) + sizeof(struct sk_plan_open) + PAD +
+                     2 * (sizeof(struct sk_plan_tok) + PAD) + sizeof(struct sk_plan_run) + c->kv.n_group * per_group;
     return sizeof(struct sk_plan_head) + words * sizeof(int32_t) * (1 + c->kv.n_group) + c->max_seqs * per_seq;
 }
 
@@ -40,11 +40,13 @@ static int open_memory(struct sk_loop *l)
         return rc;
     l->max_blk = sk_kvpool_blocks(&c->kv, c->max_len);
     l->table = sk_calloc((size_t)c->max_seqs * c->kv.n_group * l->max_blk, sizeof *l->table);
+    l->n_lookup = c->draft.max > 0 ? sk_lookup_entries(c->max_len, c->max_seqs) : 0;
+    l->lookup = sk_calloc((size_t)c->max_seqs * sk_lookup_words(l->n_lookup), sizeof *l->lookup);
     l->slot_free = sk_calloc(c->max_seqs, sizeof *l->slot_free);
     l->slot_close = sk_calloc(c->max_seqs, sizeof *l->slot_close);
     l->view = sk_calloc(sk_loop_credit(l), sizeof *l->view);
     sk_buf_init(&l->plan, max_plan(c));
-    if (!l->table || !l->slot_free || !l->slot_close || !l->view)
+    if (!l->table || !l->lookup || !l->slot_free || !l->slot_close || !l->view)
         return -SK_ENOMEM;
     for (uint32_t i = 0; i < c->max_seqs; i++)
         l->slot_free[l->n_slot_free++] = c->max_seqs - 1 - i;
@@ -53,7 +55,7 @@ static int open_memory(struct sk_loop *l)
 
 int sk_loop_open(const struct sk_loop_conf *conf, struct sk_loop **ret, struct sk_err *err)
 {
-    sk_assert(conf->max_seqs >= 1 && conf->max_seqs <= conf->max_row);
+    sk_assert(conf->max_seqs >= 1 && conf->max_seqs <= conf->max_row && conf->draft.max <= SK_DRAFT_MAX);
     struct sk_loop *l = sk_calloc(1, sizeof *l);
     if (!l)
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the batch manager");
@@ -61,7 +63,10 @@ int sk_loop_open(const struct sk_loop_conf *conf, struct sk_loop **ret, struct s
     l->sched = (struct sk_sched_conf){.max_seqs = conf->max_seqs,
                                       .max_row = conf->max_row,
                                       .max_open_word = MAX_OPEN_WORD,
-                                      .no_evict = conf->no_evict};
+                                      .no_evict = conf->no_evict,
+                                      .rate = conf->times_chunks ? &l->cost.rate : NULL,
+                                      .itl_target_us = conf->itl_target_us};
+    sk_cost_init(&l->cost, conf->prompt_row_us);
     if (open_memory(l)) {
         sk_loop_close(l);
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for %u sequences", sk_loop_credit(l));
@@ -79,6 +84,7 @@ void sk_loop_close(struct sk_loop *l)
     sk_sched_close(&l->todo);
     sk_buf_done(&l->plan);
     sk_free(l->table);
+    sk_free(l->lookup);
     sk_free(l->slot_free);
     sk_free(l->slot_close);
     sk_free(l->view);
@@ -146,6 +152,16 @@ static int plan_step(struct sk_loop *l, struct sk_err *err)
     return 0;
 }
 
+static void learn_cost(struct sk_loop *l, uint64_t us)
+{
+    struct sk_cost_work work = sk_cost_no_work();
+    for (uint32_t i = 0; i < l->todo.n_run; i++) {
+        const struct sk_sched_run *r = &l->todo.run[i];
+        sk_cost_add(&work, r->pos < r->seq->n_prompt, r->pos, r->n);
+    }
+    sk_cost_learn(&l->cost, &work, (double)us);
+}
+
 /* An error leaves the seats as they are: it ends the engine, and may be of those on board. */
 static int step_model(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry, struct sk_err *err)
 {
@@ -164,6 +180,7 @@ static int step_model(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry, 
     uint64_t t0 = l->now_us;
     l->now_us = sk_clock_us();
     l->step_cpu_us = (l->now_us - t0) * l->conf.n_thread;
+    learn_cost(l, l->now_us - t0);
     rc = sk_deliver_rows(l, rows, n, out, n_entry);
     if (rc)
         return sk_err_set(err, -rc, NULL, "step %llu: the backend gave rows that cannot be",

@@ -3,6 +3,7 @@
  *   intake.c   frames -> jobs and sequences (wait, cancel, refuse)
  *   sched.c    sequences and blocks -> decisions
  *   apply.c    decisions -> blocks, slots and the plan's bytes
+ *   draft.c    drafts for decode runs, where they pay (lookup.c finds them)
  *   model      plan -> result rows
  *   deliver.c  rows -> tokens, blocks into the prefix tree, the TOKENS frame
  *
@@ -32,6 +33,10 @@ enum { SK_LOOP_MAX_ENDED = 1024 }; /* entries of one frame for sequences that en
 struct sk_loop_conf {
     uint32_t max_seqs, max_row, max_len, max_queue; /* max_seqs <= max_row */
     bool no_evict;
+    struct sk_draft_conf draft;
+    bool times_chunks;    /* chunks are as large as the time between tokens allows: sched.h */
+    double itl_target_us; /* with times_chunks; 0 = automatic */
+    double prompt_row_us; /* what a prompt row takes, as far as known before the first step */
     struct sk_kvpool_conf kv;
     uint32_t n_vocab, n_eos;
     int32_t eos[SK_DIR_MAX_EOS];
@@ -47,11 +52,15 @@ struct sk_loop {
     struct sk_loop_conf conf;
     struct sk_seqs *seqs;
     struct sk_kvpool *pool;
+    struct sk_cost cost;
     struct sk_sched_conf sched;
     struct sk_sched_out todo;
     struct sk_buf plan;
     int32_t *table; /* [max_seqs][n_group][max_blk] */
     uint32_t max_blk;
+    uint32_t *lookup;  /* [max_seqs] times the words of an index of n_lookup entries */
+    uint32_t n_lookup; /* 0 = nothing is drafted */
+    struct sk_draft_probe probe;
     uint32_t *slot_free, *slot_close; /* stacks; those to close are free once a plan says so */
     uint32_t n_slot_free, n_slot_close;
     uint64_t step; /* plans so far */
@@ -87,6 +96,10 @@ int sk_loop_serve(struct sk_loop *l, struct sk_chan *c, struct sk_err *err);
 
 /* Gives up slot and blocks of a running sequence: what it has computed stays in the prefix tree only. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q);
+/* Takes blocks until the sequence has them for n_pos positions: they are there. */
+void sk_apply_grow(struct sk_loop *l, struct sk_seq *q, uint32_t n_pos);
+/* Gives back the blocks past the sequence's text, after drafts of it were wrong. */
+void sk_apply_trim(struct sk_loop *l, struct sk_seq *q);
 /* The record that makes a slot the sequence's. */
 void sk_apply_put_open(struct sk_buf *plan, const struct sk_seq *q);
 /* Carries the decisions out and writes the plan of step l->step. */

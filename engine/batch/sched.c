@@ -1,5 +1,6 @@
 #include "engine/batch/sched.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "comm/base/err.h"
@@ -25,6 +26,8 @@ struct sched {
     enum sk_seq_kind kind;        /* whose step this is */
     uint32_t n_cand;
     uint32_t left;                 /* rows of the budget */
+    double chunk_us;               /* that chunks may still take; HUGE_VAL = as long as they do */
+    uint32_t n_least;              /* rows of chunks that are given whatever they take */
     uint32_t avail[SK_MAX_GROUPS]; /* blocks that can still be taken */
 };
 
@@ -136,14 +139,34 @@ static uint32_t block_room(const struct sched *s, const struct sk_sched_cand *c)
     return (c->n_blk + n) * s->pool->conf.block_tok - c->n_computed;
 }
 
+/* Rows from position pos on that the budgets of rows and time allow. */
+static uint32_t row_room(const struct sched *s, const struct sk_seq *q, uint32_t pos)
+{
+    if (s->chunk_us == HUGE_VAL)
+        return s->left;
+    uint32_t n = sk_cost_rows(s->conf->rate, pos < q->n_prompt, pos, s->chunk_us, s->left);
+    return n > s->n_least ? n : min_u32(s->n_least, s->left);
+}
+
+static void spend(struct sched *s, const struct sk_sched_cand *c)
+{
+    struct sk_cost_work w = {0};
+    s->left -= c->run.n;
+    if (s->chunk_us == HUGE_VAL)
+        return;
+    sk_cost_add(&w, c->run.pos < c->seq->n_prompt, c->run.pos, c->run.n);
+    s->chunk_us -= sk_cost_us(s->conf->rate, &w);
+    s->n_least -= min_u32(s->n_least, c->run.n);
+}
+
 static void grant(struct sched *s, struct sk_sched_cand *c)
 {
-    c->run = next_run(c->seq, c->n_computed, min_u32(s->left, block_room(s, c)));
+    c->run = next_run(c->seq, c->n_computed, min_u32(row_room(s, c->seq, c->n_computed), block_room(s, c)));
     uint32_t need = sk_kvpool_blocks(&s->pool->conf, c->n_computed + c->run.n);
     c->grow = need > c->n_blk ? need - c->n_blk : 0;
     for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
         s->avail[g] -= c->grow;
-    s->left -= c->run.n;
+    spend(s, c);
 }
 
 /* Preempts the youngest that is younger than candidate i. Blocks that others hold too are not counted as won: the next
@@ -175,9 +198,11 @@ static void give_running(struct sched *s, bool decode)
         struct sk_sched_cand *c = &s->out->cand[i];
         if (c->out || !takes_part(s, c->seq) || is_decode(c->seq) != decode)
             continue;
-        while (s->left > 0 && block_room(s, c) == 0 && preempt_younger(s, i))
+        if (row_room(s, c->seq, c->n_computed) == 0)
+            continue;
+        while (block_room(s, c) == 0 && preempt_younger(s, i))
             ;
-        if (s->left > 0 && block_room(s, c) > 0)
+        if (block_room(s, c) > 0)
             grant(s, c);
     }
 }
@@ -282,6 +307,8 @@ static void admit_waiting(struct sched *s, const struct sk_seqs *seqs)
             n_passed++;
             continue;
         }
+        if (takes_part(s, q) && row_room(s, q, hit.n_blk * s->pool->conf.block_tok) == 0)
+            return;
         word += now ? q->n_tok + q->n_list : 0;
         if (out->n_admit > 0 && word > s->conf->max_open_word)
             return;
@@ -312,22 +339,38 @@ static void put_runs(struct sched *s, bool prompt)
     }
 }
 
-/* Another urgent sequence may come while this step runs. */
-static bool is_short(const struct sched *s, const struct sk_seqs *seqs)
+/* While an answer is being generated, a step of any kind is one that it waits for; steps of each kind that is there
+ * come in turn, and share the time between two of its tokens. */
+static void limit_chunks(struct sched *s, uint32_t n_kind)
 {
-    const uint64_t *last = seqs->last_step;
-    uint64_t urgent = last[SK_SEQ_KIND_URGENT], now = urgent;
-    for (int k = 0; k < SK_SEQ_KIND_COUNT; k++)
-        now = last[k] > now ? last[k] : now;
-    return s->kind != SK_SEQ_KIND_URGENT && urgent > 0 && now - urgent < SK_SCHED_LATELY;
+    const struct sk_cost_rate *rate = s->conf->rate;
+    struct sk_cost_work here = sk_cost_no_work(), all = here; /* rows that continue answers: of this step, of all */
+    for (uint32_t i = 0; i < s->n_cand; i++) {
+        const struct sk_sched_cand *c = &s->out->cand[i];
+        if (is_decode(c->seq) && !c->out)
+            sk_cost_add(&all, false, c->n_computed, 1);
+        if (c->run.n > 0)
+            sk_cost_add(&here, false, c->run.pos, c->run.n);
+    }
+    if (!rate || all.n[SK_COST_DECODE_ROW] == 0)
+        return;
+    double us = s->conf->itl_target_us;
+    bool automatic = us == 0;
+    if (automatic)
+        us = fmax(2 * sk_cost_us(rate, &all), SK_SCHED_LEAST_TARGET_US);
+    /* A first token waits for an urgent step: it has the target to itself, and may be the odd one that is beyond. */
+    double part = automatic && s->kind == SK_SEQ_KIND_URGENT ? 1 : n_kind * rate->spread;
+    s->chunk_us = us / part - sk_cost_us(rate, &here);
+    s->n_least = SK_SCHED_LEAST_CHUNK;
 }
 
-static void plan(struct sched *s, const struct sk_seqs *seqs)
+static void plan(struct sched *s, const struct sk_seqs *seqs, uint32_t n_kind)
 {
     struct sk_sched_out *out = s->out;
     out->n_preempt = out->n_admit = out->n_run = out->n_row = out->n_result = 0;
     out->kind = s->kind;
     s->left = s->conf->max_row;
+    s->chunk_us = HUGE_VAL; /* the decode rows' own time is what there is to keep short */
     s->n_cand = 0;
     for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
         s->avail[g] = sk_kvpool_avail(s->pool, g);
@@ -335,8 +378,7 @@ static void plan(struct sched *s, const struct sk_seqs *seqs)
         add_cand(s, q, q->n_computed, q->n_blk, q->first);
 
     give_running(s, true);
-    if (is_short(s, seqs))
-        s->left = min_u32(s->left, s->conf->max_row / SK_SCHED_SHORT_PART);
+    limit_chunks(s, n_kind);
     give_running(s, false);
     if (out->n_preempt == 0)
         admit_waiting(s, seqs);
@@ -374,13 +416,16 @@ void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs,
     struct sched s = {.conf = conf, .pool = pool, .out = ret};
     enum sk_seq_kind turn[SK_SEQ_KIND_COUNT];
     bool is_there[SK_SEQ_KIND_COUNT] = {[SK_SEQ_KIND_ORDINARY] = true}; /* or nobody: *ret is set all the same */
+    uint32_t n_kind = 0;
     survey(&s, seqs, is_there);
     sort_turns(seqs, turn);
+    for (int k = 0; k < SK_SEQ_KIND_COUNT; k++)
+        n_kind += is_there[k];
     for (int i = 0; i < SK_SEQ_KIND_COUNT; i++) {
         s.kind = turn[i];
         if (!is_there[s.kind])
             continue;
-        plan(&s, seqs);
+        plan(&s, seqs, n_kind);
         if (ret->n_row > 0 || ret->n_preempt > 0)
             return;
     }

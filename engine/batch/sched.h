@@ -15,8 +15,12 @@
  * and are admitted in one order; but a suspect is admitted in its own step, and the others' admit none that would take
  * the room for which it waits. The oldest of all still goes on in one of any three steps.
  *
- * An urgent sequence that comes waits for the step at hand. So when one came lately, steps of the others are kept
- * short: chunks get a part of the budget only.
+ * A stream waits for each step. So while any sequence generates, chunks are cut to what the cost model (cost.h) says
+ * can be done within a target for the time between two tokens, beside the decode rows and the steps of the other kinds;
+ * but SK_SCHED_LEAST_CHUNK rows are always done, so that prompts end too. Without a target of the user's it is twice
+ * what the decode rows alone take: so prompts and answers have equal parts of the time, whatever the machine and the
+ * model; a step of urgent ones, whose first token is waited for too, then has the whole of it to itself. While none
+ * generates, only max_row bounds chunks.
  *
  * Iteration-level scheduling: Orca (Yu et al., OSDI 2022); chunked prefill beside decode: Sarathi-Serve (Agrawal et
  * al., OSDI 2024). */
@@ -24,12 +28,13 @@
 #define SK_SCHED_H
 #include <stdbool.h>
 #include <stdint.h>
+#include "engine/batch/cost.h"
 #include "engine/batch/kvpool.h"
 #include "engine/batch/seq.h"
 
 enum {
-    SK_SCHED_LATELY = 256,   /* steps for which others are kept short after an urgent one */
-    SK_SCHED_SHORT_PART = 4, /* of the row budget, for chunks: a quarter */
+    SK_SCHED_LEAST_CHUNK = 32,       /* rows: fewer would read the weights for little */
+    SK_SCHED_LEAST_TARGET_US = 25000 /* where there is none of the user's: nobody reads faster */
 };
 
 struct sk_sched_conf {
@@ -37,6 +42,8 @@ struct sk_sched_conf {
     uint32_t max_row;       /* of one step */
     uint32_t max_open_word; /* int32 words (tokens and lists) of what one step admits, unless one alone has more */
     bool no_evict;          /* admit only what surely fits to its end: nothing is preempted */
+    const struct sk_cost_rate *rate; /* borrowed: what steps take; NULL = chunks are bounded by max_row only */
+    double itl_target_us; /* with rate: no step should take longer while a sequence generates; 0 = see above */
 };
 
 /* One stretch of rows of a sequence: positions pos .. pos + n - 1, all of one class. */
@@ -44,6 +51,7 @@ struct sk_sched_run {
     struct sk_seq *seq;
     uint32_t pos, n, want; /* want: SK_RUN_* of comm/wire/plan.h */
     uint32_t n_result;     /* result rows */
+    uint32_t n_draft;      /* of the rows, at their end: 0 here, see draft.h */
 };
 struct sk_sched_admit {
     struct sk_seq *seq;

@@ -11,7 +11,9 @@
 #include <stdint.h>
 #include "comm/wire/params.h"
 #include "comm/wire/wire.h"
+#include "engine/batch/draft.h"
 #include "engine/batch/kvpool.h"
+#include "engine/batch/lookup.h"
 
 enum sk_seq_state { SK_SEQ_FREE, SK_SEQ_WAIT, SK_SEQ_RUN, SK_SEQ_ENDED };
 /* Each kind has steps of its own (sched.h). */
@@ -50,6 +52,7 @@ struct sk_seq {
     bool urgent;             /* until it has drawn a token */
     uint32_t probation;      /* tokens that it must still draw alone: > 0 makes it a suspect */
     uint64_t cpu_us, blk_us; /* as in struct sk_wire_entry; blk_us up to held_us */
+    struct sk_draft_pace draft_pace;
 
     /* RUN only */
     uint32_t slot;
@@ -59,7 +62,12 @@ struct sk_seq {
     int32_t node;                  /* its block n_entered - 1 in the tree, pinned */
     uint32_t n_entered;
     uint64_t held_us; /* blk_us counts up to here */
-    bool opened;      /* what the ranks know of it */
+    struct sk_lookup lookup;
+    int32_t draft[SK_DRAFT_MAX]; /* of this step: what may follow tok */
+    uint32_t n_draft;
+    double draft_p; /* that those which were taken so far are all right */
+    bool rejected;  /* drafts that were wrong stand behind its text in the slot: the next plan trims them */
+    bool opened;    /* what the ranks know of it */
     uint32_t n_tok_sent, n_blk_sent, drop_sent[SK_MAX_GROUPS];
 
     /* ENDED only */

@@ -100,7 +100,7 @@ static bool put_floats(struct share *s, const struct sk_recipe_part *part, uint3
         memcpy(s->packed_row + to, s->src_row + from, r->in_run * sizeof(float));
     if (!all_finite(s->packed_row, r->n_in, s->p->dtype))
         return false;
-    if (s->p->dtype != SK_Q8 && s->p->dtype != SK_Q4) {
+    if (!sk_dtype_in_blocks(s->p->dtype)) {
         sk_pack_put_row(s->p, s->data, out, s->packed_row);
         return true;
     }
@@ -118,7 +118,7 @@ static bool put_blocks(struct share *s, const struct sk_recipe_part *part, uint3
     uint64_t bytes;
 
     sk_assert(sk_src_type_bytes(part->t->type, s->r->n_in, &bytes) == 0);
-    sk_quant_blocks(part->t->type, part->t->data + row * bytes, n_block, s->blocks);
+    sk_quant_blocks(part->t->type, s->p->dtype, part->t->data + row * bytes, n_block, s->blocks);
     if (!blocks_finite(s->blocks, n_block))
         return false;
     sk_pack_put_blocks(s->p, s->data, out, s->blocks);

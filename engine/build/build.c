@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
+#include "comm/base/log.h"
 #include "comm/base/mem.h"
 #include "engine/build/bake.h"
 #include "engine/build/ggconf.h"
@@ -19,6 +20,9 @@
 #include "engine/build/skw.h"
 #include "engine/build/src.h"
 #include "engine/build/tok.h"
+#include "engine/model/tune.h"
+
+enum { TUNE_BYTES = 32 << 20 };
 
 /* All that a build holds, opened in this order. */
 struct build {
@@ -353,6 +357,22 @@ static void build_done(struct build *b)
     sk_src_done(&b->files);
 }
 
+/* What is small is fast enough as it is; and where the CPU backend does not run there is nothing to tune. The directory
+ * is complete without. */
+static void tune(const struct build *b)
+{
+    struct sk_err err = {0};
+    struct sk_buf report;
+
+    if (b->n_bytes < TUNE_BYTES)
+        return;
+    sk_buf_init(&report, 1 << 16);
+    int rc = sk_tune_measure(b->out, b->conf->n_thread, &report, &err);
+    sk_buf_done(&report);
+    if (rc && rc != -SK_EUNSUP)
+        sk_log(SK_LOG_WARN, "not tuned: %s", err.msg);
+}
+
 int sk_build_fill(const struct sk_build_conf *c, const char *out, struct sk_err *err)
 {
     struct build b = {.conf = c, .out = out, .err = err};
@@ -364,7 +384,10 @@ int sk_build_fill(const struct sk_build_conf *c, const char *out, struct sk_err 
     /* The tokenizer first: it is what fails soonest. */
     if ((rc = compile_tokenizer(&b)) || (rc = write_weights(&b)) || (rc = go_on(&b, 99)) ||
         (rc = sk_build_digest(out, &b.dir, b.dir.digest, err)) || (rc = sk_build_selftest(out, &b.dir, err)) ||
-        (rc = go_on(&b, 100)) || (rc = sk_dir_save(&b.dir, out, err)))
+        (rc = sk_dir_save(&b.dir, out, err)))
+        goto out;
+    tune(&b);
+    if ((rc = go_on(&b, 100)))
         goto out;
     if (c->report) {
         report(&b);

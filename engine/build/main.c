@@ -6,6 +6,7 @@
 #include "comm/base/conf.h"
 #include "engine/build/build.h"
 #include "engine/build/cache.h"
+#include "engine/model/tune.h"
 
 static volatile sig_atomic_t interrupted;
 
@@ -18,7 +19,7 @@ static void usage(FILE *f)
 {
     fputs("usage: skein-build SRC -o DIR        build the engine directory DIR\n"
           "       skein-build --cache SRC       the same in the cache; prints where\n"
-          "       skein-build --explain DIR | --verify DIR | --list | --prune\n"
+          "       skein-build --explain DIR | --verify DIR | --tune DIR | --list | --prune\n"
           "SRC is a GGUF file or a directory with config.json and *.safetensors.\n\n",
           f);
     sk_conf_help(f, SK_PROG_BUILD);
@@ -103,6 +104,18 @@ static int verify(const char *path, struct sk_err *err)
     return rc;
 }
 
+static int tune(const struct sk_conf *c, struct sk_err *err)
+{
+    struct sk_buf report;
+
+    sk_buf_init(&report, 1 << 16);
+    int rc = sk_tune_measure(c->tune, (uint32_t)c->threads, &report, err);
+    if (!rc)
+        fputs(report.n > 0 ? report.p : "the defaults are best here\n", stdout);
+    sk_buf_done(&report);
+    return rc;
+}
+
 static int cache(const struct sk_conf *c, struct sk_err *err)
 {
     char dir[1024];
@@ -115,16 +128,18 @@ static int cache(const struct sk_conf *c, struct sk_err *err)
 
 static int run(const struct sk_conf *c, const char *src, struct sk_err *err)
 {
-    int n_task = !!c->explain[0] + !!c->verify[0] + c->list + c->prune + !!c->cache[0] + !!src;
+    int n_task = !!c->explain[0] + !!c->verify[0] + !!c->tune[0] + c->list + c->prune + !!c->cache[0] + !!src;
 
     if (n_task != 1 || !!src != !!c->output[0])
         return sk_err_set(err, SK_EINVAL, NULL,
-                          "one task is needed: SRC -o DIR, --cache, --explain, --verify, --list or "
-                          "--prune (see --help)");
+                          "one task is needed: SRC -o DIR, --cache, --explain, --verify, --tune, --list "
+                          "or --prune (see --help)");
     if (c->explain[0])
         return explain(c->explain, err);
     if (c->verify[0])
         return verify(c->verify, err);
+    if (c->tune[0])
+        return tune(c, err);
     if (c->list || c->prune)
         return cache(c, err);
     return build(c, src ? src : c->cache, err);

@@ -59,6 +59,7 @@ enum sk_dtype sk_quant_exact(uint32_t type)
     case SK_SRC_BF16:
         return SK_BF16;
     case SK_SRC_Q4_0:
+        return SK_Q4S;
     case SK_SRC_Q4_1:
         return SK_Q4;
     case SK_SRC_Q8_0:
@@ -76,12 +77,12 @@ static void put_nibbles(const uint8_t *data, struct sk_block *b)
     }
 }
 
-void sk_quant_blocks(uint32_t type, const uint8_t *data, uint64_t n, struct sk_block *ret)
+void sk_quant_blocks(uint32_t type, enum sk_dtype dtype, const uint8_t *data, uint64_t n, struct sk_block *ret)
 {
     for (struct sk_block *b = ret; b < ret + n; b++) {
         b->d = load_u16(data);
         if (type == SK_SRC_Q4_0) {
-            b->m = sk_f32_to_f16(-8 * sk_f16_to_f32(b->d));
+            b->m = dtype == SK_Q4 ? sk_f32_to_f16(-8 * sk_f16_to_f32(b->d)) : 0;
             put_nibbles(data + 2, b);
             data += 18;
         } else if (type == SK_SRC_Q4_1) {
@@ -97,15 +98,21 @@ void sk_quant_blocks(uint32_t type, const uint8_t *data, uint64_t n, struct sk_b
     }
 }
 
+/* Are blocks of dtype `from` as good as blocks of `to`? */
+static bool holds(enum sk_dtype to, enum sk_dtype from)
+{
+    return sk_dtype_in_blocks(from) && (to == from || (to == SK_Q4 && from == SK_Q4S));
+}
+
 /* Where parts differ, the type that loses least: the wider of two quantised ones; f32 where floats of two kinds meet.
  */
 static enum sk_dtype widest(enum sk_dtype a, enum sk_dtype b)
 {
-    if (a == b)
+    if (a == b || holds(a, b))
         return a;
-    if ((a == SK_Q4 || a == SK_Q8) && (b == SK_Q4 || b == SK_Q8))
-        return SK_Q8;
-    return SK_F32;
+    if (holds(b, a))
+        return b;
+    return sk_dtype_in_blocks(a) && sk_dtype_in_blocks(b) ? SK_Q8 : SK_F32;
 }
 
 /* Is `dtype` possible for the recipe's shape? Row-split tensors are cut at heads and at blocks. */
@@ -132,12 +139,14 @@ void sk_quant_choose(const struct sk_recipe *r, const char *mode, struct sk_quan
         c.dtype = src;
         if (!same)
             snprintf(c.note, sizeof c.note, "its parts are of different types");
-    } else if (c.dtype == SK_Q4 && r->lookup) {
+    } else if ((c.dtype == SK_Q4 || c.dtype == SK_Q4S) && r->lookup) {
         c.dtype = SK_Q8;
         snprintf(c.note, sizeof c.note, "words keep 8 bits");
     }
-    c.blocks = c.dtype == src && same && !scattered && (src == SK_Q4 || src == SK_Q8);
-    if (keep && scattered && (c.dtype == SK_Q4 || c.dtype == SK_Q8)) {
+    c.blocks = !scattered;
+    for (uint32_t i = 0; i < r->n_part; i++)
+        c.blocks = c.blocks && holds(c.dtype, sk_quant_exact(r->parts[i].t->type));
+    if (keep && scattered && sk_dtype_in_blocks(c.dtype)) {
         c.dtype = SK_BF16; /* to quantise what was quantised in other blocks loses more */
         snprintf(c.note, sizeof c.note, "heads of %u are padded to %u, across blocks", r->in_run, r->in_stride);
     }

@@ -13,9 +13,9 @@ void sk_quant_read(uint32_t type, const uint8_t *data, uint64_t n, float *ret);
 /* The pack dtype that holds every value of a readable type exactly. */
 enum sk_dtype sk_quant_exact(uint32_t type);
 
-/* n blocks of Q4_0, Q4_1 or Q8_0 as pack blocks: Q4_0's d * (q - 8) becomes d * q + m with m = -8 d, exact in f16
- * unless it overflows. */
-void sk_quant_blocks(uint32_t type, const uint8_t *data, uint64_t n, struct sk_block *ret);
+/* n blocks of Q4_0, Q4_1 or Q8_0 as blocks of the pack dtype that holds them exactly, or Q4_0 as q4: its d * (q - 8)
+ * becomes d * q + m with m = -8 d, exact in f16 unless it overflows. */
+void sk_quant_blocks(uint32_t type, enum sk_dtype dtype, const uint8_t *data, uint64_t n, struct sk_block *ret);
 
 /* What becomes of a tensor. */
 struct sk_quant_choice {

@@ -54,16 +54,21 @@ int sk_kv_open(struct sk_kv *kv, const struct sk_desc *d, struct sk_backend *be,
         return sk_err_set(err, SK_ENOMEM, "kv-memory", "no memory for %llu bytes of KV cache",
                           (unsigned long long)kv->need.bytes);
 
-    uint64_t at = 0;
+    /* A block of all its layers lies together: the first use of memory, which takes the kernel a while for each huge
+     * page, then comes a page at a time, and not one page of each layer in the same step. */
+    uint64_t group_at[SK_MAX_GROUPS] = {0}, in_block[SK_MAX_GROUPS] = {0};
+    for (uint32_t g = 1; g < d->n_group; g++)
+        group_at[g] = group_at[g - 1] + kv->need.n_blk[g - 1] * kv->need.block[g - 1];
     for (uint32_t l = 0; l < d->n_layer; l++) {
-        kv->layer[l] = (struct sk_kv_layer){.data = sk_dev_at(kv->mem, at),
-                                            .block_bytes = kv->need.layer_block,
+        uint32_t g = d->layer_group[l];
+        kv->layer[l] = (struct sk_kv_layer){.data = sk_dev_at(kv->mem, group_at[g] + in_block[g]),
+                                            .block_bytes = kv->need.block[g],
                                             .dtype = conf->dtype,
-                                            .n_blk = kv->need.n_blk[d->layer_group[l]],
+                                            .n_blk = kv->need.n_blk[g],
                                             .n_kv_head = conf->n_kv_head,
                                             .head_dim = d->head_dim,
                                             .head_stride = sk_desc_head_stride(d)};
-        at += kv->layer[l].n_blk * kv->need.layer_block;
+        in_block[g] += kv->need.layer_block;
     }
     for (uint32_t g = 0; g < d->n_group; g++)
         kv->table[g] = sk_dev_at(kv->table_mem, (uint64_t)g * conf->max_slot * kv->need.ld_table * sizeof(int32_t));

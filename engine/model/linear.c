@@ -125,6 +125,7 @@ static struct sk_op_linear op_of(const struct sk_linear_part *p, const struct sk
                                  .bias = p->bias,
                                  .ld_out = io->ld_out,
                                  .ld_x = io->ld_x,
+                                 .pre = io->pre,
                                  .mat = &p->mat,
                                  .n_row = io->n_row,
                                  .n_prompt_row = io->n_prompt_row};

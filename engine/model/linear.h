@@ -55,6 +55,7 @@ int sk_linear_row(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_w
 struct sk_linear_io {
     struct sk_dev out, x;
     uint32_t ld_out, ld_x, n_row, n_prompt_row;
+    struct sk_op_pre pre; /* what makes x of the rows that are at x */
 };
 /* out = W x + b */
 void sk_linear_run(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io);

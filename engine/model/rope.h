@@ -1,5 +1,5 @@
-/* Rotary embeddings (Su et al. 2021, RoFormer): the table of cos and sin that rope_kv reads. Frequency scaling (llama3,
- * YaRN, linear) is folded into the stored inverse frequencies by skein-build. */
+/* Rotary embeddings (Su et al. 2021, RoFormer): the table of cos and sin that attention reads. Frequency scaling
+ * (llama3, YaRN, linear) is folded into the stored inverse frequencies by skein-build. */
 #ifndef SK_MODEL_ROPE_H
 #define SK_MODEL_ROPE_H
 #include "comm/dir/desc.h"

@@ -22,7 +22,7 @@ void sk_sample_fill_draw(const struct sk_slots *s, uint32_t slot, uint32_t pos, 
     uint32_t n_ends = s->n_eos + p->n_stop_ids, list = slot * SK_SLOT_LIST;
 
     *ret = (struct sk_samp){
-        .flags = greedy ? SK_SAMP_GREEDY : 0,
+        .flags = (greedy ? SK_SAMP_GREEDY : 0) | (p->n_logprobs >= 0 ? SK_SAMP_LOGPROB : 0),
         .slot = slot,
         .pos = pos,
         .n_prompt = seq->n_prompt,
@@ -54,7 +54,7 @@ void sk_sample_fill_target(const struct sk_slots *s, uint32_t slot, uint32_t pos
 {
     const struct sk_slot *seq = &s->slot[slot];
     *ret = (struct sk_samp){
-        .flags = SK_SAMP_TARGET,
+        .flags = SK_SAMP_TARGET | SK_SAMP_LOGPROB,
         .slot = slot,
         .pos = pos,
         .n_prompt = seq->n_prompt,

@@ -13,7 +13,7 @@ static uint64_t max3(uint64_t a, uint64_t b, uint64_t c)
     return m > c ? m : c;
 }
 
-/* x, h and their slices are shared with nothing: their padding columns stay the zeros that they were born with. The
+/* x and its slice are shared with nothing: their padding columns stay the zeros that they were born with. The
  * members of the shared region are written over their whole width before they are read. */
 static uint64_t layout(struct sk_scratch *sc, const struct sk_desc *d, const struct sk_shard *s, uint32_t max_row,
                        uint64_t base)
@@ -23,17 +23,14 @@ static uint64_t layout(struct sk_scratch *sc, const struct sk_desc *d, const str
     sc->ld_qkv = (s->head.n + 2 * s->kv_head.n) * hs;
     sc->ld_attn = s->head.n * hs;
     sc->ld_up = (d->gated ? 2 : 1) * s->ffn.n;
-    sc->ld_act = s->ffn.n;
     sc->ld_logits = (uint32_t)SK_ALIGN16(d->n_vocab);
 
     uint64_t at = take(&sc->x, base, max_row, sc->ld_x);
-    at = take(&sc->h, at, max_row, sc->ld_x);
     at = take(&sc->partial, at, s->size > 1 ? max_row : 0, sc->ld_x);
     at = take(&sc->head_x, at, SK_HEAD_SLICE, sc->ld_x);
-    at = take(&sc->head_h, at, SK_HEAD_SLICE, sc->ld_x);
 
     uint64_t attn_end = take(&sc->attn, take(&sc->qkv, at, max_row, sc->ld_qkv), max_row, sc->ld_attn);
-    uint64_t mlp_end = take(&sc->act, take(&sc->up, at, max_row, sc->ld_up), max_row, sc->ld_act);
+    uint64_t mlp_end = take(&sc->up, at, max_row, sc->ld_up);
     uint64_t head_end =
         take(&sc->work, take(&sc->logits, at, SK_HEAD_SLICE, sc->ld_logits), SK_HEAD_SLICE, sc->ld_logits);
     return max3(attn_end, mlp_end, head_end);

@@ -11,13 +11,13 @@ struct sk_scratch {
     struct sk_dev mem;
     uint64_t bytes;
     /* f32 [max_row][ld] */
-    struct sk_dev x, h, partial; /* residual stream; its norm; partial sums (groups of more than one) */
+    struct sk_dev x, partial; /* residual stream; partial sums (groups of more than one) */
     struct sk_dev qkv, attn;
-    struct sk_dev up, act;
+    struct sk_dev up; /* gate, up */
     /* f32 [SK_HEAD_SLICE][ld] */
-    struct sk_dev head_x, head_h; /* ld_x */
-    struct sk_dev logits, work;   /* ld_logits */
-    uint32_t ld_x, ld_qkv, ld_attn, ld_up, ld_act, ld_logits;
+    struct sk_dev head_x;       /* ld_x */
+    struct sk_dev logits, work; /* ld_logits */
+    uint32_t ld_x, ld_qkv, ld_attn, ld_up, ld_logits;
 };
 /* Bytes that a step of max_row rows takes. */
 uint64_t sk_scratch_bytes(const struct sk_desc *d, const struct sk_shard *s, uint32_t max_row);

@@ -120,6 +120,8 @@ static const char *apply_run(const struct sk_slots *s, const struct sk_slot *slo
         return "run has positions of both classes";
     if ((r->want & SK_RUN_SAMPLE) && end < slot->n_prompt)
         return "a prompt token would be drawn";
+    if (r->n_draft > 0 && r->pos < slot->n_prompt)
+        return "a prompt has no drafts";
     if ((r->want & SK_RUN_PROMPT_LOGPROBS) && end < slot->n_prompt && end >= slot->n_known)
         return "the token whose log-prob is wanted is not known";
     for (uint32_t g = 0; g < s->desc->n_group; g++) {
@@ -193,7 +195,7 @@ int sk_slots_check(struct sk_slots *s, const void *plan, struct sk_err *err)
         const struct sk_plan_run *run = (const void *)r;
         if (!wrong && r->kind == SK_PLAN_RUN) {
             const struct sk_slot *slot = &s->next[run->slot];
-            n_result += sk_slot_prompt_results(slot, run) + (run->want & SK_RUN_SAMPLE ? 1 : 0);
+            n_result += sk_slot_prompt_results(slot, run) + (run->want & SK_RUN_SAMPLE ? 1 + run->n_draft : 0);
             if (run->pos >= slot->n_prompt)
                 decode_seen = true;
             else if (decode_seen)

@@ -18,7 +18,7 @@ struct sk_rank_conf {
     uint32_t max_row;       /* rows of one step */
     uint32_t max_result;    /* result rows of one step */
     uint64_t kv_bytes;      /* memory of the KV cache */
-    enum sk_dtype kv_dtype; /* SK_F32 or SK_F16 */
+    enum sk_dtype kv_dtype; /* SK_F32, SK_BF16 or SK_Q8 */
 };
 
 struct sk_rank;

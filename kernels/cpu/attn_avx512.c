@@ -1,61 +1,52 @@
-/* Attention of a tile of query rows over one split of positions. Both products, scores = q K and out = p V, are sums
- * over an outer index of (one number per row) x (32 neighbours), so that every load of K and V serves all rows of the
- * tile. */
+/* Attention in f32; caches of bf16 and q8 are widened block by block, exactly (bf16) or to scale * int8 rounded once.
+ * Nothing else is rounded to less than f32: products and sums are fused, in the order of dimensions (scores) and of
+ * positions (outputs). */
 #include "kernels/cpu/ktab.h"
-#include "kernels/cpu/simd_avx512.h"
 
-/* Row strides in floats: off a power of two, so that the rows of a tile fall into different cache sets. */
-enum { LD_Q = SK_ATTN_MAX_HEAD_DIM + 16, LD_S = SK_SPLIT_TOK + 16 };
+enum { PANEL = 12 };
+#include "kernels/cpu/attn_avx512.h"
 
-struct tile {
+struct scratch {
+    float q[SK_ATTN_TILE + PANEL][SK_ATTN_MAX_HEAD_DIM];        /* in use: rows of head_stride */
+    float s[PANEL][LD_S];                                       /* scores, then weights */
+    float wide[2][SK_SPLIT_TOK * (size_t)SK_ATTN_MAX_HEAD_DIM]; /* keys and values that are not f32 */
+};
+_Static_assert(sizeof(struct scratch) <= SK_ATTN_SCRATCH_BYTES, "attention's scratch");
+
+/* One tile at work. */
+struct work {
     const struct sk_attn_tile *t;
-    uint32_t n;                                         /* rows that count, of `height` computed */
-    int height;                                         /* 1, 2, 3, 4, 6, 8 or 12 */
-    uint32_t first, last;                               /* positions of the split that some row sees: first..last */
-    uint32_t lo[SK_ATTN_TILE], hi[SK_ATTN_TILE];        /* row r sees lo[r]..hi[r]; none if lo > hi */
-    float q[SK_ATTN_TILE][LD_Q], s[SK_ATTN_TILE][LD_S]; /* scaled queries; scores, then their exponentials */
+    struct scratch *w;
+    struct span span;
+    const char *k[SPLIT_BLOCKS], *v[SPLIT_BLOCKS]; /* where its blocks lie */
+    struct sk_attn_part *into;
 };
 
-INLINE __m512 load_kv(const void *p, size_t i, const bool half)
+/* s[r][0..31] = q[r] . K, for the 32 positions of a block. A low panel (decoding) waits for memory: it asks for the
+ * keys of the next block, and for the values of this one, which are needed last, into the second-level cache. */
+INLINE void scores(const struct work *w, const float *q, uint32_t b, float *s, const int m)
 {
-    if (half)
-        return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)p + i)));
-    return _mm512_loadu_ps((const float *)p + i);
-}
-
-/* Keys of the block that holds position pos; the values follow SK_KV_BLOCK * head_stride elements later. */
-static const void *block_of(const struct sk_attn_tile *t, uint32_t pos)
-{
-    const struct sk_kv_layer *kv = t->kv;
-    const uint64_t head_bytes = (uint64_t)2 * SK_KV_BLOCK * kv->head_stride * (kv->dtype == SK_F16 ? 2 : 4);
-    const char *base = (const char *)(uintptr_t)kv->data.a; // NOLINT(performance-no-int-to-ptr)
-    return base + (uint64_t)t->table[pos / SK_KV_BLOCK] * kv->block_bytes + t->kv_head * head_bytes;
-}
-
-/* s[r][0..31] = q[r] . K, for the 32 positions of a block. A low tile (decoding) waits for memory: it asks for the keys
- * of the next block, and for the values of this one, which are needed last, into the second-level cache. */
-INLINE void scores(const struct tile *t, const void *k, const void *next_k, float *s, const int m, const bool half)
-{
-    const uint32_t line = SK_KV_BLOCK * (half ? 2 : 4), block = line * t->t->kv->head_stride; /* bytes */
-    __m512 acc[SK_ATTN_TILE][2];
+    const size_t n = w->t->kv->head_stride;
+    const char *k = w->k[b], *next = w->k[b + 1 < w->span.end_block ? b + 1 : b], *v = w->v[b];
+    __m512 acc[PANEL][2];
 
     UNROLL
     for (int r = 0; r < m; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-    for (uint32_t d = 0; d < t->t->kv->head_dim; d++) {
-        __m512 k0 = load_kv(k, d * SK_KV_BLOCK, half), k1 = load_kv(k, d * SK_KV_BLOCK + 16, half);
+    for (size_t d = 0; d < n; d++) {
+        const __m512 k0 = _mm512_loadu_ps(k + d * 128), k1 = _mm512_loadu_ps(k + d * 128 + 64);
         if (m <= 4) {
             UNROLL
-            for (uint32_t i = 0; i < line; i += 64) {
-                _mm_prefetch((const char *)next_k + d * line + i, _MM_HINT_T0);
-                _mm_prefetch((const char *)k + block + d * line + i, _MM_HINT_T1);
+            for (size_t i = 0; i < 128; i += 64) {
+                _mm_prefetch(next + d * 128 + i, _MM_HINT_T0);
+                _mm_prefetch(v + d * 128 + i, _MM_HINT_T1);
             }
         }
         UNROLL
         for (int r = 0; r < m; r++) {
-            __m512 q = _mm512_set1_ps(t->q[r][d]);
-            acc[r][0] = _mm512_fmadd_ps(q, k0, acc[r][0]);
-            acc[r][1] = _mm512_fmadd_ps(q, k1, acc[r][1]);
+            const __m512 qr = _mm512_set1_ps(q[(size_t)r * n + d]);
+            acc[r][0] = _mm512_fmadd_ps(qr, k0, acc[r][0]);
+            acc[r][1] = _mm512_fmadd_ps(qr, k1, acc[r][1]);
         }
     }
     UNROLL
@@ -65,249 +56,277 @@ INLINE void scores(const struct tile *t, const void *k, const void *next_k, floa
     }
 }
 
-/* acc[r] += p[r] . V[from..to), w vectors of columns, where every row sees all of from..to. */
-INLINE void values(const float *p, const void *v, size_t ld, uint32_t from, uint32_t to, __m512 acc[][2], const int m,
-                   const int w, const bool half)
+/* Scores of query r -> weights, their maximum and sum. Those that it does not see may hold anything: selected away. */
+static void softmax(const struct work *w, struct panel *p, uint32_t r)
 {
-    for (uint32_t i = from; i < to; i++) {
+    float *s = w->w->s[r];
+    __m512 max = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
+
+    for (uint32_t i = p->block * SK_KV_BLOCK; i < p->end_block * SK_KV_BLOCK; i += 16) {
+        const __mmask16 sees = (__mmask16)seen(i, p->lo[r], p->hi[r]);
+        max = _mm512_mask_max_ps(max, sees, max, _mm512_loadu_ps(s + i));
+    }
+    p->max[r] = _mm512_reduce_max_ps(max);
+    /* Where all are -Inf, all weights are 0: 2^(-Inf - 0). */
+    max = _mm512_set1_ps(p->max[r] == -__builtin_inff() ? 0 : p->max[r]);
+    for (uint32_t i = p->block * SK_KV_BLOCK; i < p->end_block * SK_KV_BLOCK; i += 16) {
+        const __mmask16 sees = (__mmask16)seen(i, p->lo[r], p->hi[r]);
+        const __m512 e = _mm512_maskz_mov_ps(sees, exp2_ps(_mm512_sub_ps(_mm512_loadu_ps(s + i), max), 6));
+        _mm512_storeu_ps(s + i, e);
+        sum = _mm512_add_ps(sum, e);
+    }
+    p->sum[r] = sum_ps(sum);
+}
+
+/* acc[r] += p[r] . V of a block: c vectors of columns, where every row sees the whole block. */
+INLINE void values(const float *p, const char *v, size_t line, __m512 acc[][4], const int m, const int c)
+{
+    for (size_t i = 0; i < SK_KV_BLOCK; i++) {
+        __m512 vi[4];
         UNROLL
-        for (int c = 0; c < w; c++) {
-            __m512 vc = load_kv(v, i * ld + 16 * (size_t)c, half);
+        for (int j = 0; j < c; j++)
+            vi[j] = _mm512_loadu_ps(v + i * line + (size_t)j * 64);
+        UNROLL
+        for (int r = 0; r < m; r++) {
+            const __m512 pr = _mm512_set1_ps(p[(size_t)r * LD_S + i]);
             UNROLL
-            for (int r = 0; r < m; r++)
-                acc[r][c] = _mm512_fmadd_ps(_mm512_set1_ps(p[r * LD_S + i]), vc, acc[r][c]);
+            for (int j = 0; j < c; j++)
+                acc[r][j] = _mm512_fmadd_ps(pr, vi[j], acc[r][j]);
         }
     }
 }
 
 /* The same where some rows see less: those keep what they have, for 0 * NaN would not be nothing. Bit i of sees[r]: row
  * r sees entry i. */
-INLINE void values_masked(const float *p, const void *v, size_t ld, const uint32_t *sees, uint32_t from, uint32_t to,
-                          __m512 acc[][2], const int m, const int w, const bool half)
+INLINE void values_masked(const float *p, const char *v, size_t line, const uint32_t *sees, __m512 acc[][4],
+                          const int m, const int c)
 {
-    for (uint32_t i = from; i < to; i++) {
+    for (size_t i = 0; i < SK_KV_BLOCK; i++) {
         UNROLL
-        for (int c = 0; c < w; c++) {
-            __m512 vc = load_kv(v, i * ld + 16 * (size_t)c, half);
+        for (int r = 0; r < m; r++) {
+            const __m512 pr = _mm512_set1_ps(p[(size_t)r * LD_S + i]);
+            const __mmask16 k = (__mmask16)(0 - (sees[r] >> i & 1));
             UNROLL
-            for (int r = 0; r < m; r++) {
-                const __mmask16 k = (__mmask16)(0 - ((sees[r] >> i) & 1));
-                acc[r][c] = _mm512_mask3_fmadd_ps(_mm512_set1_ps(p[r * LD_S + i]), vc, acc[r][c], k);
-            }
+            for (int j = 0; j < c; j++)
+                acc[r][j] = _mm512_mask3_fmadd_ps(pr, _mm512_loadu_ps(v + i * line + (size_t)j * 64), acc[r][j], k);
         }
     }
 }
 
-/* Which of positions pos..pos+31 lie in lo..hi, as bits. */
-static uint32_t seen(uint32_t pos, uint32_t lo, uint32_t hi)
+/* Columns d..d + 16 c of the outputs. */
+INLINE void sum_columns(const struct work *w, const struct panel *p, size_t d, const int m, const int c)
 {
-    if (lo > hi || lo >= pos + 32 || hi < pos)
-        return 0;
-    uint32_t bits = lo > pos ? UINT32_MAX << (lo - pos) : UINT32_MAX;
-    return hi - pos < 31 ? bits & (UINT32_MAX >> (31 - (hi - pos))) : bits;
-}
-
-/* What each of the tile's rows sees of the block at pos, all of it within *ret_from..*ret_to - 1. Returns true if all
- * see the same. */
-static bool block_range(const struct tile *t, uint32_t pos, uint32_t *sees, uint32_t *ret_from, uint32_t *ret_to)
-{
-    uint32_t any = 0, all = UINT32_MAX;
-
-    for (int r = 0; r < t->height; r++) {
-        sees[r] = seen(pos, t->lo[r], t->hi[r]);
-        any |= sees[r];
-        all &= sees[r];
-    }
-    *ret_from = any != 0 ? (uint32_t)__builtin_ctz(any) : 0;
-    *ret_to = any != 0 ? 32 - (uint32_t)__builtin_clz(any) : 0;
-    return any == all;
-}
-
-/* ret->out[r][d..d + 16 w) of all rows. */
-INLINE void sum_columns(const struct tile *t, struct sk_attn_part *ret, size_t d, const int m, const int w,
-                        const bool half)
-{
-    const size_t ld = t->t->kv->head_stride;
-    __m512 acc[SK_ATTN_TILE][2];
+    const size_t n = w->t->kv->head_stride;
+    __m512 acc[PANEL][4];
 
     UNROLL
-    for (int r = 0; r < m; r++)
-        acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-    for (uint32_t b = t->first / SK_KV_BLOCK; b <= t->last / SK_KV_BLOCK; b++) {
-        uint32_t sees[SK_ATTN_TILE], from, to;
-        const float *p = t->s[0] + b * SK_KV_BLOCK % SK_SPLIT_TOK;
-        const void *v = (const char *)block_of(t->t, b * SK_KV_BLOCK) + (SK_KV_BLOCK * ld + d) * (half ? 2 : 4);
-        if (block_range(t, b * SK_KV_BLOCK, sees, &from, &to))
-            values(p, v, ld, from, to, acc, m, w, half);
-        else
-            values_masked(p, v, ld, sees, from, to, acc, m, w, half);
+    for (int r = 0; r < m; r++) {
+        UNROLL
+        for (int j = 0; j < c; j++)
+            acc[r][j] = _mm512_setzero_ps();
+    }
+    for (uint32_t b = p->block; b < p->end_block; b++) {
+        const float *weights = w->w->s[0] + (size_t)b * SK_KV_BLOCK;
+        const char *v = w->v[b] + d * 4;
+        if (all_seen(p, b)) {
+            values(weights, v, n * 4, acc, m, c);
+        } else {
+            uint32_t sees[PANEL];
+            for (int r = 0; r < m; r++)
+                sees[r] = seen(b * SK_KV_BLOCK, p->lo[r], p->hi[r]);
+            values_masked(weights, v, n * 4, sees, acc, m, c);
+        }
     }
     UNROLL
     for (int r = 0; r < m; r++) {
-        if ((uint32_t)r == t->n)
+        if ((uint32_t)r == p->n)
             break;
-        float *out = ret->out[t->t->part_row + (uint32_t)r] + d;
-        _mm512_storeu_ps(out, acc[r][0]);
-        if (w == 2)
-            _mm512_storeu_ps(out + 16, acc[r][1]);
+        UNROLL
+        for (int j = 0; j < c; j++)
+            fold_columns(w->into->out + (p->at + (size_t)r) * n + d + 16 * (size_t)j, acc[r][j], p->keep[r], p->take[r],
+                         p->old[r]);
     }
 }
 
-INLINE void sum_values(const struct tile *t, struct sk_attn_part *ret, const int m, const bool half)
+INLINE void run_panel(const struct work *w, struct panel *p, const int m)
 {
-    const uint32_t n = t->t->kv->head_stride;
+    const uint32_t n = w->t->kv->head_stride;
     uint32_t d = 0;
 
+    for (uint32_t b = p->block; b < p->end_block; b++)
+        scores(w, w->w->q[0] + (size_t)p->at * n, b, w->w->s[0] + (size_t)b * SK_KV_BLOCK, m);
+    for (uint32_t r = 0; r < p->n; r++)
+        softmax(w, p, r);
+    fold_panel(p, w->into);
+    for (; m <= 6 && d + 64 <= n; d += 64)
+        sum_columns(w, p, d, m, 4);
     for (; d + 32 <= n; d += 32)
-        sum_columns(t, ret, d, m, 2, half);
+        sum_columns(w, p, d, m, 2);
     if (d < n)
-        sum_columns(t, ret, d, m, 1, half);
+        sum_columns(w, p, d, m, 1);
 }
 
-/* Scores of one row -> exponentials, maximum and sum. Positions that the row does not see may hold anything: selected
- * away. */
-static void softmax(struct tile *t, uint32_t r, struct sk_attn_part *ret)
+/* A panel of each height is a function of its own: its sums are registers. */
+static void run_height(const struct work *w, struct panel *p)
 {
-    const uint32_t base = t->first / SK_SPLIT_TOK * SK_SPLIT_TOK;
-    const uint32_t from = t->first / SK_KV_BLOCK * SK_KV_BLOCK, to = (t->last / SK_KV_BLOCK + 1) * SK_KV_BLOCK;
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i lo = _mm512_set1_epi32((int)t->lo[r]), hi = _mm512_set1_epi32((int)t->hi[r]);
-    __m512 max = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
-    float *s = t->s[r];
-
-    for (uint32_t p = from; p < to; p += 16) {
-        __m512i pos = _mm512_add_epi32(_mm512_set1_epi32((int)p), lane);
-        __mmask16 k = _mm512_cmple_epi32_mask(lo, pos) & _mm512_cmple_epi32_mask(pos, hi);
-        __m512 v = _mm512_mask_blend_ps(k, _mm512_set1_ps(-__builtin_inff()), _mm512_loadu_ps(s + (p - base)));
-        _mm512_storeu_ps(s + (p - base), v);
-        max = _mm512_max_ps(max, v);
-    }
-    const float max_lane = _mm512_reduce_max_ps(max);
-    /* A row of -Inf only (nothing to see) sums to 0: e^(-Inf - 0). */
-    const __m512 m = _mm512_set1_ps(max_lane == -__builtin_inff() ? 0 : max_lane);
-    for (uint32_t p = from; p < to; p += 16) {
-        __m512 e = exp_ps(_mm512_sub_ps(_mm512_loadu_ps(s + (p - base)), m));
-        _mm512_storeu_ps(s + (p - base), e);
-        sum = _mm512_add_ps(sum, e);
-    }
-    ret->max[t->t->part_row + r] = max_lane;
-    ret->sum[t->t->part_row + r] = sum_ps(sum);
-}
-
-INLINE void run(struct tile *t, struct sk_attn_part *ret, const int m, const bool half)
-{
-    const void *k = block_of(t->t, t->first), *next = k;
-
-    for (uint32_t pos = t->first / SK_KV_BLOCK * SK_KV_BLOCK; pos <= t->last; pos += SK_KV_BLOCK, k = next) {
-        if (pos + SK_KV_BLOCK <= t->last)
-            next = block_of(t->t, pos + SK_KV_BLOCK);
-        scores(t, k, next, t->s[0] + pos % SK_SPLIT_TOK, m, half);
-    }
-    for (uint32_t r = 0; r < t->n; r++)
-        softmax(t, r, ret);
-    sum_values(t, ret, m, half);
-}
-
-/* A tile of each height is a function of its own: its accumulators are registers. */
-INLINE void run_height(struct tile *t, struct sk_attn_part *ret, const bool half)
-{
-    switch (t->height) {
+    switch (panel_height(p->n)) {
 // clang-format off
-#define HEIGHT(m) case m: run(t, ret, m, half); break;
+#define HEIGHT(m) case m: run_panel(w, p, m); break;
         HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(6) HEIGHT(8) HEIGHT(12)
 #undef HEIGHT
         // clang-format on
     }
 }
 
-static void load_q(struct tile *t)
+static void load_q(const struct sk_attn_tile *t, float *q)
 {
-    const struct sk_attn_tile *from = t->t;
-    const __m512 scale = _mm512_set1_ps(from->scale);
-    const uint32_t n = from->kv->head_stride;
+    const __m512 scale = _mm512_set1_ps(t->scale * 1.44269504f);
+    const size_t n = (size_t)t->n_row * t->n_head * t->kv->head_stride;
 
-    for (uint32_t r = 0; r < t->n; r++) {
-        const float *q = from->q + r / from->n_head * from->ld_q + (size_t)(r % from->n_head) * n;
-        for (uint32_t i = 0; i < n; i += 16)
-            _mm512_storeu_ps(t->q[r] + i, _mm512_mul_ps(_mm512_loadu_ps(q + i), scale));
-    }
-    for (uint32_t r = t->n; r < (uint32_t)t->height; r++)
-        memcpy(t->q[r], t->q[0], n * sizeof(float));
+    for (size_t i = 0; i < n; i += 16)
+        _mm512_storeu_ps(q + i, _mm512_mul_ps(_mm512_loadu_ps(t->q + i), scale));
 }
 
-/* Positions that each row sees of the split; false if none sees any. */
-static bool load_ranges(struct tile *t, uint32_t split)
+/* 16 pairs of neighbours as f32: the first of each, the second of each. */
+INLINE void pairs_of_bf16(const char *from, __m512 *ret_first, __m512 *ret_second)
 {
-    const uint32_t begin = split * SK_SPLIT_TOK, end = begin + SK_SPLIT_TOK - 1;
+    const __m512i x = _mm512_loadu_si512(from);
+    *ret_first = _mm512_castsi512_ps(_mm512_slli_epi32(x, 16));
+    *ret_second = _mm512_castsi512_ps(_mm512_and_si512(x, _mm512_set1_epi32((int)0xffff0000)));
+}
 
-    t->first = UINT32_MAX;
-    t->last = 0;
-    for (uint32_t r = 0; r < (uint32_t)t->height; r++) {
-        const uint32_t pos = t->t->pos + (r < t->n ? r / t->t->n_head : 0), window = t->t->window;
-        uint32_t lo = window > 0 && pos + 1 > window ? pos + 1 - window : 0;
-        t->lo[r] = lo > begin ? lo : begin;
-        t->hi[r] = pos < end ? pos : end;
-        if (t->lo[r] > t->hi[r]) {
-            t->lo[r] = 1;
-            t->hi[r] = 0;
+INLINE void pairs_of_q8(const char *from, __m512 *ret_first, __m512 *ret_second)
+{
+    const __m512i x = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    *ret_first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(x, 24), 24));
+    *ret_second = _mm512_cvtepi32_ps(_mm512_srai_epi32(x, 8));
+}
+
+/* Keys of a block, [n/2][32][2] -> [n][32]. scale: [ceil(n/32)][32]. */
+INLINE void widen_keys(const char *k, const float *scale, uint32_t n, float *to, const bool q8)
+{
+    for (uint32_t d = 0; d < n; d += 2) {
+        for (uint32_t i = 0; i < SK_KV_BLOCK; i += 16) {
+            const char *from = k + ((size_t)d * SK_KV_BLOCK + 2 * (size_t)i) * (q8 ? 1 : 2);
+            __m512 a, b;
+            if (q8) {
+                const __m512 s = _mm512_loadu_ps(scale + (size_t)d / SK_QBLOCK * SK_KV_BLOCK + i);
+                pairs_of_q8(from, &a, &b);
+                a = _mm512_mul_ps(a, s);
+                b = _mm512_mul_ps(b, s);
+            } else {
+                pairs_of_bf16(from, &a, &b);
+            }
+            _mm512_storeu_ps(to + (size_t)d * SK_KV_BLOCK + i, a);
+            _mm512_storeu_ps(to + ((size_t)d + 1) * SK_KV_BLOCK + i, b);
+        }
+    }
+}
+
+/* Values, [16][n][2] -> [32][n]. */
+INLINE void widen_values(const char *v, const float *scale, uint32_t n, float *to, const bool q8)
+{
+    for (uint32_t i = 0; i < SK_KV_BLOCK; i += 2) {
+        for (uint32_t d = 0; d < n; d += 16) {
+            const char *from = v + ((size_t)i * n + 2 * (size_t)d) * (q8 ? 1 : 2);
+            __m512 a, b;
+            if (q8) {
+                const float *s = scale + (size_t)d / SK_QBLOCK * SK_KV_BLOCK + i;
+                pairs_of_q8(from, &a, &b);
+                a = _mm512_mul_ps(a, _mm512_set1_ps(s[0]));
+                b = _mm512_mul_ps(b, _mm512_set1_ps(s[1]));
+            } else {
+                pairs_of_bf16(from, &a, &b);
+            }
+            _mm512_storeu_ps(to + (size_t)i * n + d, a);
+            _mm512_storeu_ps(to + ((size_t)i + 1) * n + d, b);
+        }
+    }
+}
+
+INLINE void load_kv(struct work *w, const enum sk_dtype dtype)
+{
+    const struct sk_attn_tile *t = w->t;
+    const uint32_t n = t->kv->head_stride;
+    const size_t side = sk_attn_side_bytes(dtype, n);
+
+    for (uint32_t b = w->span.block; b < w->span.end_block; b++) {
+        const char *k = sk_attn_block(t->kv, t->table[w->span.begin / SK_KV_BLOCK + b], t->kv_head), *v = k + side;
+        if (dtype != SK_F32) {
+            const float *scale = (const float *)(v + side);
+            float *to = w->w->wide[0] + (size_t)b * SK_KV_BLOCK * n, *to_v = to + SK_SPLIT_TOK * (size_t)n;
+            widen_keys(k, scale, n, to, dtype == SK_Q8);
+            widen_values(v, scale + (size_t)sk_attn_scales(n) * SK_KV_BLOCK, n, to_v, dtype == SK_Q8);
+            k = (const char *)to;
+            v = (const char *)to_v;
+        }
+        w->k[b] = k;
+        w->v[b] = v;
+    }
+}
+
+INLINE void run(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                void *scratch, const enum sk_dtype dtype)
+{
+    struct work w = {.t = t, .w = scratch, .into = into};
+
+    load_q(t, w.w->q[0]);
+    for (uint32_t s = split; s < split + n_split; s++) {
+        struct panel p;
+        if (!span_of(t, s, &w.span))
             continue;
+        load_kv(&w, dtype);
+        for (uint32_t at = w.span.row * t->n_head; at < w.span.end_row * t->n_head; at += PANEL) {
+            panel_of(t, &w.span, at, &p);
+            run_height(&w, &p);
         }
-        t->first = t->lo[r] < t->first ? t->lo[r] : t->first;
-        t->last = t->hi[r] > t->last ? t->hi[r] : t->last;
     }
-    return t->first <= t->last;
 }
 
-static void attn_split(const struct sk_attn_tile *at, uint32_t split, struct sk_attn_part *ret)
+static void attn_f32(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                     void *scratch)
 {
-    static const uint8_t heights[SK_ATTN_TILE + 1] = {1, 1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12};
-    struct tile t;
-
-    t.t = at;
-    t.n = at->n_row * at->n_head;
-    t.height = heights[t.n];
-    if (!load_ranges(&t, split)) {
-        for (uint32_t r = 0; r < t.n; r++)
-            ret->sum[at->part_row + r] = 0;
-        return;
-    }
-    load_q(&t);
-    if (at->kv->dtype == SK_F16)
-        run_height(&t, ret, true);
-    else
-        run_height(&t, ret, false);
+    run(t, split, n_split, into, scratch, SK_F32);
 }
 
-static void attn_merge(struct sk_attn_part *into, const struct sk_attn_part *p, uint32_t n_row, uint32_t head_stride)
+static void attn_bf16(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                      void *scratch)
 {
-    for (uint32_t r = 0; r < n_row; r++) {
-        if (p->sum[r] == 0)
+    run(t, split, n_split, into, scratch, SK_BF16);
+}
+
+static void attn_q8(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                    void *scratch)
+{
+    run(t, split, n_split, into, scratch, SK_Q8);
+}
+
+static void attn_merge(struct sk_attn_part *into, const struct sk_attn_part *p, uint32_t n, uint32_t head_stride)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        float keep, take, *out = into->out + (size_t)i * head_stride;
+        const float *add = p->out + (size_t)i * head_stride;
+        if (p->sum[i] == 0)
             continue; /* nothing seen: p->out is not set */
-        const bool first = into->sum[r] == 0;
-        const float max = first || p->max[r] > into->max[r] ? p->max[r] : into->max[r];
-        const float wa = first ? 0 : _mm512_cvtss_f32(exp_ps(_mm512_set1_ps(into->max[r] - max)));
-        const float wb = _mm512_cvtss_f32(exp_ps(_mm512_set1_ps(p->max[r] - max)));
-        into->sum[r] = (first ? 0 : into->sum[r] * wa) + p->sum[r] * wb;
-        into->max[r] = max;
-        for (uint32_t i = 0; i < head_stride; i += 16) {
-            __m512 b = _mm512_mul_ps(_mm512_loadu_ps(p->out[r] + i), _mm512_set1_ps(wb));
-            if (!first)
-                b = _mm512_fmadd_ps(_mm512_loadu_ps(into->out[r] + i), _mm512_set1_ps(wa), b);
-            _mm512_storeu_ps(into->out[r] + i, b);
-        }
+        const bool old = into->sum[i] != 0;
+        fold(into, i, p->max[i], p->sum[i], &keep, &take);
+        for (uint32_t d = 0; d < head_stride; d += 16)
+            fold_columns(out + d, _mm512_loadu_ps(add + d), keep, take, old);
     }
 }
 
-static void attn_out(const struct sk_attn_part *p, uint32_t r, uint32_t head_stride, float *out)
+static void attn_out(const struct sk_attn_part *p, uint32_t i, uint32_t head_stride, float *out)
 {
-    const __m512 inv = _mm512_set1_ps(1 / p->sum[r]);
-    for (uint32_t i = 0; i < head_stride; i += 16)
-        _mm512_storeu_ps(out + i, _mm512_mul_ps(_mm512_loadu_ps(p->out[r] + i), inv));
+    const __m512 inv = _mm512_set1_ps(1 / p->sum[i]);
+    for (uint32_t d = 0; d < head_stride; d += 16)
+        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(p->out + (size_t)i * head_stride + d), inv));
 }
 
 void sk_attn_avx512(struct sk_ktab *t)
 {
-    t->attn_split = attn_split;
+    sk_ktab_put_attn(t, SK_F32, attn_f32);
+    sk_ktab_put_attn(t, SK_BF16, attn_bf16);
+    sk_ktab_put_attn(t, SK_Q8, attn_q8);
     t->attn_merge = attn_merge;
     t->attn_out = attn_out;
 }

@@ -7,16 +7,20 @@
 
 #include "comm/base/mem.h"
 
-enum { SMALL_FLOATS = 32 << 10, HUGE_BYTES = 2 << 20 };
+enum { SMALL_FLOATS = 8 << 10, HUGE_BYTES = SK_CPU_HUGE_BYTES };
 
 void sk_cpu_run(struct sk_cpu *cpu, uint32_t n_item, uint64_t n_float, sk_pool_fn fn, void *ctx)
 {
-    if (n_float > SMALL_FLOATS) {
-        sk_pool_run(cpu->pool, n_item, fn, ctx);
-        return;
-    }
-    for (uint32_t i = 0; i < n_item; i++)
-        fn(ctx, i, 0);
+    sk_cpu_run_stages(cpu, &(struct sk_pool_stage){fn, n_item}, 1, n_float, ctx);
+}
+
+void sk_cpu_run_stages(struct sk_cpu *cpu, const struct sk_pool_stage *stage, uint32_t n_stage, uint64_t n_float,
+                       void *ctx)
+{
+    if (n_float > SMALL_FLOATS)
+        sk_pool_run(cpu->pool, stage, n_stage, ctx);
+    else
+        sk_pool_run_alone(stage, n_stage, ctx);
 }
 
 /* Fresh pages: zeroed, and paid for when touched. What is big begins on a huge page and asks for more of them:
@@ -86,8 +90,8 @@ static int cpu_wait(struct sk_backend *be)
 static void cpu_close(struct sk_backend *be)
 {
     struct sk_cpu *cpu = be->ctx;
-    if (cpu->worker_scratch != NULL)
-        munmap(cpu->worker_scratch, (size_t)sk_pool_size(cpu->pool) * SK_CPU_WORKER_BYTES);
+    if (cpu->worker != NULL)
+        munmap(cpu->worker, (size_t)sk_pool_size(cpu->pool) * sizeof *cpu->worker);
     sk_pool_close(cpu->pool);
     if (cpu->scratch != NULL)
         munmap(cpu->scratch, SK_CPU_SCRATCH_BYTES);
@@ -97,7 +101,6 @@ static void cpu_close(struct sk_backend *be)
 
 static const struct sk_backend cpu_table = {
     .name = "cpu",
-    .classes_equal = true,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .adopt = cpu_adopt,
@@ -106,11 +109,8 @@ static const struct sk_backend cpu_table = {
     .upload = cpu_upload,
     .copy = cpu_copy,
     .embed = sk_cpu_embed,
-    .norm = sk_cpu_norm,
     .linear = sk_cpu_linear,
-    .rope_kv = sk_cpu_rope_kv,
     .attention = sk_cpu_attention,
-    .act = sk_cpu_act,
     .add = sk_cpu_add,
     .gather = sk_cpu_gather,
     .logits_process = sk_cpu_logits_process,
@@ -121,19 +121,43 @@ static const struct sk_backend cpu_table = {
     .close = cpu_close,
 };
 
+const struct sk_tune sk_tune_default = {
+    .pass_bytes = 4 << 20, .item_bytes = 128 << 10, .items_per_thread = 8, .own_rows = 4};
+
+int sk_tune_check(const struct sk_tune *t, struct sk_err *err)
+{
+    const struct {
+        const char *name;
+        uint32_t value, min, max;
+    } fields[] = {{"pass_bytes", t->pass_bytes, 64 << 10, SK_CPU_SCRATCH_BYTES},
+                  {"item_bytes", t->item_bytes, 4 << 10, 64 << 20},
+                  {"items_per_thread", t->items_per_thread, 1, 256},
+                  {"own_rows", t->own_rows, 0, SK_TILE_ROWS}};
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (fields[i].value < fields[i].min || fields[i].value > fields[i].max)
+            return sk_err_set(err, SK_EINVAL, fields[i].name, "tuning: %s is %u: %u to %u are possible", fields[i].name,
+                              fields[i].value, fields[i].min, fields[i].max);
+    return 0;
+}
+
 int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err)
 {
     enum sk_isa isa = SK_ISA_NONE;
     int rc = sk_isa_choose(sk_isa_detect(), getenv("SKEIN_ISA"), &isa, err);
     if (rc < 0)
         return rc;
+    rc = conf->tune != NULL ? sk_tune_check(conf->tune, err) : 0;
+    if (rc < 0)
+        return rc;
     struct sk_cpu *cpu = sk_calloc(1, sizeof *cpu);
     if (cpu == NULL)
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
+    cpu->tune = conf->tune != NULL ? *conf->tune : sk_tune_default;
     cpu->be = cpu_table;
     cpu->be.isa = sk_isa_name(isa);
     cpu->be.ctx = cpu;
     sk_ktab_fill(&cpu->k, isa);
+    cpu->be.classes_equal = sk_ktab_classes_equal(&cpu->k);
     cpu->scratch = map_pages(SK_CPU_SCRATCH_BYTES);
     if (cpu->scratch == NULL) {
         rc = sk_err_set(err, SK_ENOMEM, NULL, "no memory for the kernels' scratch");
@@ -143,8 +167,8 @@ int sk_cpu_open(const struct sk_backend_conf *conf, struct sk_backend **ret, str
     if (rc < 0)
         goto out;
     cpu->be.n_thread = (uint32_t)sk_pool_size(cpu->pool);
-    cpu->worker_scratch = map_pages((uint64_t)cpu->be.n_thread * SK_CPU_WORKER_BYTES);
-    if (cpu->worker_scratch == NULL) {
+    cpu->worker = map_pages((uint64_t)cpu->be.n_thread * sizeof *cpu->worker);
+    if (cpu->worker == NULL) {
         rc = sk_err_set(err, SK_ENOMEM, NULL, "no memory for the scratch of %u threads", cpu->be.n_thread);
         goto out;
     }

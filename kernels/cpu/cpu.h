@@ -6,14 +6,26 @@
 #include "kernels/cpu/pool.h"
 #include "kernels/kernels.h"
 
-enum { SK_CPU_SCRATCH_BYTES = 16 << 20 };
+enum { SK_CPU_SCRATCH_BYTES = 16 << 20, SK_CPU_OWN_BYTES = 512 << 10, SK_CPU_HUGE_BYTES = 2 << 20 };
+enum { SK_CPU_STRETCH = 1024 }; /* inputs that are prepared at a time: with all rows of a tile they stay in L2 */
+
+/* What only one thread touches: pages of its own, near to it because it touches them first. */
+struct sk_cpu_worker {
+    _Alignas(SK_CPU_HUGE_BYTES) char scratch[SK_CPU_WORKER_BYTES]; /* one item's at a time */
+    /* Rows of a tile on their way into it; strides of 4 KiB would share cache sets. */
+    float rows[SK_TILE_ROWS][SK_CPU_STRETCH + 16];
+    char tiles[SK_CPU_OWN_BYTES]; /* of linear number tiles_of */
+    uint64_t tiles_of;
+};
 
 struct sk_cpu {
     struct sk_backend be; /* be.ctx is the struct itself */
     struct sk_ktab k;
     struct sk_pool *pool;
-    void *scratch;        /* SK_CPU_SCRATCH_BYTES, one op's at a time; pages come with use */
-    char *worker_scratch; /* SK_CPU_WORKER_BYTES of each worker, one item's at a time */
+    void *scratch; /* SK_CPU_SCRATCH_BYTES, one op's at a time; pages come with use */
+    struct sk_cpu_worker *worker;
+    struct sk_tune tune;
+    uint64_t n_linear; /* passes over a matrix so far */
     /* Of the logits ops, grown to the largest vocabulary seen, so in warm-up: per worker */
     char *row_scratch;
     size_t row_scratch_bytes; /* of one worker */
@@ -27,21 +39,20 @@ static inline void *sk_cpu_ptr(struct sk_dev d)
 
 static inline void *sk_cpu_worker(const struct sk_cpu *cpu, int worker)
 {
-    return cpu->worker_scratch + (size_t)worker * SK_CPU_WORKER_BYTES;
+    return cpu->worker[worker].scratch;
 }
 
 /* sk_pool_run, but on the caller alone where the op as a whole (n_float: how many floats pass through a vector unit,
  * roughly) is not worth waking anybody. */
 void sk_cpu_run(struct sk_cpu *cpu, uint32_t n_item, uint64_t n_float, sk_pool_fn fn, void *ctx);
+void sk_cpu_run_stages(struct sk_cpu *cpu, const struct sk_pool_stage *stage, uint32_t n_stage, uint64_t n_float,
+                       void *ctx);
 
 uint64_t sk_cpu_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head,
                                uint32_t head_stride);
 void sk_cpu_embed(struct sk_backend *be, const struct sk_op_embed *op);
-void sk_cpu_norm(struct sk_backend *be, const struct sk_op_norm *op);
 void sk_cpu_linear(struct sk_backend *be, const struct sk_op_linear *op);
-void sk_cpu_rope_kv(struct sk_backend *be, const struct sk_op_rope_kv *op);
 void sk_cpu_attention(struct sk_backend *be, const struct sk_op_attention *op);
-void sk_cpu_act(struct sk_backend *be, const struct sk_op_act *op);
 void sk_cpu_add(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 void sk_cpu_gather(struct sk_backend *be, const struct sk_op_gather *op);
 void sk_cpu_logits_process(struct sk_backend *be, const struct sk_op_logits *op);

@@ -1,7 +1,9 @@
 /* GEMM on f32, f16 and bf16 weights: f32 multiply-adds on f32 activations, one chain per output, in the order of the
- * inputs. */
-#include "kernels/cpu/ktab.h"
-#include "kernels/cpu/simd_avx512.h"
+ * inputs. Nothing is rounded but the sums.
+ *
+ * A tile of n_row rows is [n_in][n_row] f32: rows side by side, for rows apart would share cache sets where their
+ * stride is a power of two. */
+#include "kernels/cpu/gemm_avx512.h"
 
 enum { AHEAD_BYTES = 1024 }; /* prefetch distance, in each panel */
 
@@ -9,7 +11,7 @@ INLINE __m512 load_w(enum sk_dtype dtype, const uint8_t *w, size_t k)
 {
     if (dtype == SK_F32)
         return _mm512_loadu_ps((const float *)w + k * SK_PANEL);
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(w + k * SK_PANEL * 2)));
+    return load_f16(w + k * SK_PANEL * 2);
 }
 
 /* Inputs k and k + 1 of 16 outputs, in pairs: a bf16 is the upper half of a float. */
@@ -81,15 +83,10 @@ INLINE void piece_panels(enum sk_dtype dtype, const struct piece *t, uint32_t pa
     UNROLL
     for (int c = 0; c < n; c++) {
         const size_t column = (size_t)(panel + (uint32_t)c) * SK_PANEL;
-        __m512 bias = g->bias != NULL ? _mm512_loadu_ps(g->bias + column) : _mm512_setzero_ps();
+        const __m512 bias = bias_of(g, column);
         UNROLL
-        for (int r = 0; r < m; r++) {
-            float *out = g->out + (row + (uint32_t)r) * g->ld_out + column;
-            __m512 v = _mm512_add_ps(acc[c * m + r], bias);
-            if (g->add)
-                v = _mm512_add_ps(_mm512_loadu_ps(out), v);
-            _mm512_storeu_ps(out, v);
-        }
+        for (int r = 0; r < m; r++)
+            put_sum(g->out + (row + (uint32_t)r) * g->ld_out + column, acc[c * m + r], bias, g->add);
     }
 }
 
@@ -145,7 +142,6 @@ static size_t row_bytes(const struct sk_pack *p)
     return (size_t)p->n_in * sizeof(float);
 }
 
-/* Rows side by side, [n_in][n_row] f32: rows apart would share cache sets where their stride is a power of two. */
 static void tile(const struct sk_pack *p, const float *x, size_t ld, uint32_t n_row, uint32_t from, uint32_t n,
                  void *ret_tile)
 {

@@ -9,6 +9,5 @@ static inline __m512i dot4(__m512i acc, __m512i w, __m512i x)
 
 void sk_gemm_q_vnni(struct sk_ktab *t)
 {
-    sk_ktab_put_gemm(t, SK_Q8, &kernel_q8);
-    sk_ktab_put_gemm(t, SK_Q4, &kernel_q4);
+    put_kernels(t);
 }

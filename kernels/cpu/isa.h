@@ -3,6 +3,7 @@
 #ifndef SK_ISA_H
 #define SK_ISA_H
 #include <stdbool.h>
+#include <stdint.h>
 #include "comm/base/err.h"
 
 /* Each level builds on the one above it; but AVX2_VNNI is a branch of its own: no other builds on it. */
@@ -22,13 +23,15 @@ static inline bool sk_isa_has(enum sk_isa isa, enum sk_isa level)
 {
     return isa == level || (level < isa && level != SK_ISA_AVX2_VNNI);
 }
-const char *
-sk_isa_name(enum sk_isa isa); /* "none", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16", "amx" */
-/* The level of this machine: CPUID, and the register state that the system saves (XGETBV). */
-enum sk_isa sk_isa_detect(void);
-/* The level to use where `have` is there and a person asks for `want` (NULL or "": the highest). Only lowering is
- * possible: -SK_EINVAL for an unknown name or one above `have`; the message lists what may be said. -SK_EUNSUP where
- * `have` or `want` is none. */
-int sk_isa_choose(enum sk_isa have, const char *want, enum sk_isa *ret, struct sk_err *err);
+/* "none", "avx2", "avx2-vnni", "avx512", "avx512-vnni", "avx512-bf16", "amx" */
+const char *sk_isa_name(enum sk_isa isa);
+
+/* All levels of this machine, bit 1 << isa each: CPUID, and the register state that the system saves (XGETBV). For AMX
+ * it asks the system for the state of the tiles, which Linux grants to a process and all its threads. */
+uint32_t sk_isa_detect(void);
+/* The level to use where those of `have` are there and a person asks for `want` (NULL or "": the highest). -SK_EINVAL
+ * for an unknown name or one that is not in `have`; the message lists what may be said. -SK_EUNSUP where `have` is
+ * empty or `want` is "none". */
+int sk_isa_choose(uint32_t have, const char *want, enum sk_isa *ret, struct sk_err *err);
 
 #endif

@@ -14,7 +14,12 @@
 
 /* A worker outlasts the host's part of a step (plan, frames: some 100 us) spinning, so that a busy engine never pays a
  * wake-up. */
-enum { SPIN_NS = 300 * 1000, YIELD_NS = 20 * 1000 };
+enum { SPIN_NS = 300 * 1000, YIELD_NS = 20 * 1000, LINE = 64 };
+/* Number of a stage, counted over all jobs, above the items taken of a share. Its 44 bits last for half a year of a
+ * million stages a second, and a busy engine has some 10,000. */
+enum { TAKEN_BITS = 20 };
+#define TAKEN_MASK ((1u << TAKEN_BITS) - 1)
+#define NO_JOB     UINT64_MAX /* the description is being written */
 
 struct worker {
     struct sk_pool *pool;
@@ -22,25 +27,49 @@ struct worker {
     int index;
 };
 
-/* A job is published by storing `claim`: job number in the high half, unclaimed items in the low half. A worker takes
- * an item by counting the low half down with compare-and-swap; while that succeeds the job is unfinished, so fn, ctx
- * and n_item are its own. A worker that comes late finds nothing to claim and touches nothing: the caller waits for
- * items, never for workers. */
+/* On a cache line of its own. */
+struct counter {
+    _Atomic uint64_t n;
+    char apart[LINE - sizeof(uint64_t)];
+};
+
+/* A job is published by storing the number of its first stage in `first`, after its description. Each worker has a
+ * share of each stage: a stretch of consecutive items, so that it streams through memory and meets nobody; who runs out
+ * helps the next ones. An item is taken by compare-and-swap of its share's counter, stage number and items taken in one
+ * word: that succeeds only while its job is unfinished, so the description that was read with `first` is that job's
+ * own. A worker that comes late finds nothing to take and touches nothing: the caller waits for items, never for
+ * workers.
+ *
+ * Nobody waits for an item that is not taken, and who took one never waits before it is done: so no deadlock. */
 struct sk_pool {
-    _Atomic uint64_t claim;
-    _Atomic(sk_pool_fn) fn;
+    _Atomic uint64_t first;
+    _Atomic uint32_t n_stage;
     _Atomic(void *) ctx;
-    _Atomic uint32_t n_item;
-    char apart[64]; /* what all write away from what all read */
-    _Atomic uint32_t n_done;
-    char apart_too[64];
+    struct {
+        _Atomic(sk_pool_fn) fn;
+        _Atomic uint32_t n_item;
+    } stage[SK_POOL_MAX_STAGE];
+    char apart[LINE];                         /* what all read from what all write */
+    struct counter n_done[SK_POOL_MAX_STAGE]; /* items of the job's stages */
+    struct counter share[SK_POOL_MAX_THREAD];
     _Atomic int n_sleeping;
     _Atomic bool quit;
     pthread_mutex_t lock; /* of n_wake */
     pthread_cond_t wake;
     unsigned n_wake;
     int n_thread;
+    uint64_t next;                            /* number of the next job's first stage */
     struct worker worker[SK_POOL_MAX_THREAD]; /* [0] is the caller: unused */
+};
+
+/* A worker's view of a job. */
+struct view {
+    struct sk_pool *pool;
+    uint64_t first;
+    struct sk_pool_stage stage[SK_POOL_MAX_STAGE];
+    uint32_t n_stage;
+    void *ctx;
+    int worker;
 };
 
 static void relax(void)
@@ -48,34 +77,113 @@ static void relax(void)
     __builtin_ia32_pause();
 }
 
-static bool has_item(struct sk_pool *p)
+static bool has_job(struct sk_pool *p, uint64_t seen)
 {
-    return (uint32_t)atomic_load(&p->claim) > 0;
+    const uint64_t first = atomic_load(&p->first);
+    return first != seen && first != NO_JOB;
 }
 
-/* Runs items until none is left to claim. */
-static void work(struct sk_pool *p, int worker)
+/* A copy of the description that is not torn; false: it was just being written. */
+static bool look(struct sk_pool *p, int worker, struct view *ret)
 {
-    uint64_t c = atomic_load_explicit(&p->claim, memory_order_acquire);
+    *ret = (struct view){.pool = p, .worker = worker};
+    ret->first = atomic_load_explicit(&p->first, memory_order_acquire);
+    ret->n_stage = atomic_load_explicit(&p->n_stage, memory_order_acquire);
+    ret->ctx = atomic_load_explicit(&p->ctx, memory_order_acquire);
+    for (uint32_t i = 0; i < SK_POOL_MAX_STAGE; i++) {
+        ret->stage[i].fn = atomic_load_explicit(&p->stage[i].fn, memory_order_acquire);
+        ret->stage[i].n_item = atomic_load_explicit(&p->stage[i].n_item, memory_order_acquire);
+    }
+    return ret->first != NO_JOB && atomic_load_explicit(&p->first, memory_order_acquire) == ret->first;
+}
 
-    while ((uint32_t)c > 0) {
-        sk_pool_fn fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
-        void *ctx = atomic_load_explicit(&p->ctx, memory_order_relaxed);
-        uint32_t n_item = atomic_load_explicit(&p->n_item, memory_order_relaxed);
-        if (!atomic_compare_exchange_weak_explicit(&p->claim, &c, c - 1, memory_order_acq_rel, memory_order_acquire))
+static void publish(struct sk_pool *p, uint64_t first, const struct sk_pool_stage *stage, uint32_t n_stage, void *ctx)
+{
+    atomic_store_explicit(&p->first, NO_JOB, memory_order_relaxed);
+    atomic_store_explicit(&p->n_stage, n_stage, memory_order_release);
+    atomic_store_explicit(&p->ctx, ctx, memory_order_release);
+    for (uint32_t i = 0; i < n_stage; i++) {
+        atomic_store_explicit(&p->stage[i].fn, stage[i].fn, memory_order_release);
+        atomic_store_explicit(&p->stage[i].n_item, stage[i].n_item, memory_order_release);
+        atomic_store_explicit(&p->n_done[i].n, 0, memory_order_release);
+    }
+    atomic_store(&p->first, first);
+}
+
+/* Runs what is left of a share; returns how many items that were. */
+static uint32_t run_share(const struct view *v, uint32_t s, uint64_t share)
+{
+    const uint64_t n_thread = (uint64_t)v->pool->n_thread, n_item = v->stage[s].n_item, number = v->first + s;
+    const uint64_t begin = n_item * share / n_thread, n = n_item * (share + 1) / n_thread - begin;
+    _Atomic uint64_t *at = &v->pool->share[share].n;
+    uint64_t c = atomic_load_explicit(at, memory_order_relaxed);
+    uint32_t n_run = 0;
+
+    for (;;) {
+        const uint64_t taken = c >> TAKEN_BITS == number ? c & TAKEN_MASK : 0;
+        if (c >> TAKEN_BITS > number || taken == n)
+            return n_run;
+        if (!atomic_compare_exchange_weak_explicit(at, &c, number << TAKEN_BITS | (taken + 1), memory_order_acq_rel,
+                                                   memory_order_relaxed))
             continue;
-        fn(ctx, n_item - (uint32_t)c, worker);
-        atomic_fetch_add_explicit(&p->n_done, 1, memory_order_release);
-        c = atomic_load_explicit(&p->claim, memory_order_acquire);
+        v->stage[s].fn(v->ctx, (uint32_t)(begin + taken), v->worker);
+        n_run++;
+        c = atomic_load_explicit(at, memory_order_relaxed);
     }
 }
 
-static void sleep_until_woken(struct sk_pool *p)
+static bool is_done(const struct view *v, uint32_t s)
+{
+    return atomic_load_explicit(&v->pool->n_done[s].n, memory_order_acquire) == v->stage[s].n_item;
+}
+
+/* The worker's own share, then the others', until nothing is left to take. */
+static void run_stage(const struct view *v, uint32_t s)
+{
+    const uint64_t n_thread = (uint64_t)v->pool->n_thread;
+
+    for (uint64_t i = 0; i < n_thread && !is_done(v, s); i++) {
+        const uint32_t n = run_share(v, s, ((uint64_t)v->worker + i) % n_thread);
+        if (n > 0)
+            atomic_fetch_add_explicit(&v->pool->n_done[s].n, n, memory_order_release);
+    }
+}
+
+/* Until the stage is done; false: the whole job was over before. */
+static bool wait_stage(const struct view *v, uint32_t s)
+{
+    uint64_t yield_at = 0;
+
+    for (uint32_t i = 1; !is_done(v, s); i++) {
+        if (atomic_load_explicit(&v->pool->first, memory_order_relaxed) != v->first)
+            return false;
+        relax();
+        if (i % 64 != 0)
+            continue;
+        const uint64_t now = sk_clock_ns();
+        if (yield_at == 0)
+            yield_at = now + YIELD_NS;
+        else if (now > yield_at)
+            sched_yield(); /* more threads than CPUs: the one that holds the last item may need this one */
+    }
+    return true;
+}
+
+static void work(const struct view *v)
+{
+    for (uint32_t s = 0; s < v->n_stage; s++) {
+        if (s > 0 && !wait_stage(v, s - 1))
+            return;
+        run_stage(v, s);
+    }
+}
+
+static void sleep_until_woken(struct sk_pool *p, uint64_t seen)
 {
     pthread_mutex_lock(&p->lock);
     const unsigned before = p->n_wake;
-    atomic_fetch_add(&p->n_sleeping, 1); /* before the look at claim: see sk_pool_run */
-    while (!has_item(p) && !atomic_load(&p->quit) && p->n_wake == before) /* quit: it may have come before the lock */
+    atomic_fetch_add(&p->n_sleeping, 1); /* before the look at the job: see sk_pool_run */
+    while (!has_job(p, seen) && !atomic_load(&p->quit) && p->n_wake == before) /* quit may have come before the lock */
         pthread_cond_wait(&p->wake, &p->lock);
     atomic_fetch_sub(&p->n_sleeping, 1);
     pthread_mutex_unlock(&p->lock);
@@ -86,17 +194,21 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     struct sk_pool *p = w->pool;
-    uint64_t until = 0;
+    uint64_t until = 0, seen = 0;
+    struct view v;
 
     while (!atomic_load(&p->quit)) {
-        if (has_item(p)) {
-            work(p, w->index);
+        if (has_job(p, seen)) {
+            if (!look(p, w->index, &v))
+                continue;
+            work(&v);
+            seen = v.first;
         } else if (sk_clock_ns() < until) {
-            for (int i = 0; i < 16 && !has_item(p); i++)
+            for (int i = 0; i < 16 && !has_job(p, seen); i++)
                 relax();
             continue;
         } else {
-            sleep_until_woken(p);
+            sleep_until_woken(p, seen);
         }
         until = sk_clock_ns() + SPIN_NS;
     }
@@ -111,35 +223,35 @@ static void wake_all(struct sk_pool *p)
     pthread_mutex_unlock(&p->lock);
 }
 
-void sk_pool_run(struct sk_pool *p, uint32_t n_item, sk_pool_fn fn, void *ctx)
+void sk_pool_run_alone(const struct sk_pool_stage *stage, uint32_t n_stage, void *ctx)
 {
-    if (p->n_thread == 1 || n_item <= 1) {
-        for (uint32_t i = 0; i < n_item; i++)
-            fn(ctx, i, 0);
+    for (uint32_t s = 0; s < n_stage; s++)
+        for (uint32_t i = 0; i < stage[s].n_item; i++)
+            stage[s].fn(ctx, i, 0);
+}
+
+void sk_pool_run(struct sk_pool *p, const struct sk_pool_stage *stage, uint32_t n_stage, void *ctx)
+{
+    uint32_t most = 0;
+
+    sk_assert(n_stage > 0 && n_stage <= SK_POOL_MAX_STAGE);
+    for (uint32_t s = 0; s < n_stage; s++)
+        most = stage[s].n_item > most ? stage[s].n_item : most;
+    if (p->n_thread == 1 || most <= 1) {
+        sk_pool_run_alone(stage, n_stage, ctx);
         return;
     }
-    uint64_t job = (atomic_load_explicit(&p->claim, memory_order_relaxed) >> 32) + 1;
-    atomic_store_explicit(&p->n_done, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->fn, fn, memory_order_relaxed);
-    atomic_store_explicit(&p->ctx, ctx, memory_order_relaxed);
-    atomic_store_explicit(&p->n_item, n_item, memory_order_relaxed);
-    atomic_store(&p->claim, job << 32 | n_item);
-    /* Sequentially consistent both: a worker either sees the items after it has counted itself, or is counted here. */
+    sk_assert(most / (uint32_t)p->n_thread < TAKEN_MASK);
+
+    struct view v = {.pool = p, .first = p->next, .n_stage = n_stage, .ctx = ctx};
+    memcpy(v.stage, stage, n_stage * sizeof *stage);
+    p->next += n_stage;
+    publish(p, v.first, stage, n_stage, ctx);
+    /* Sequentially consistent both: a worker either sees the job after it has counted itself, or is counted here. */
     if (atomic_load(&p->n_sleeping) > 0)
         wake_all(p);
-    work(p, 0);
-
-    uint64_t yield_at = 0;
-    for (uint32_t i = 1; atomic_load_explicit(&p->n_done, memory_order_acquire) < n_item; i++) {
-        relax();
-        if (i % 64 != 0)
-            continue;
-        uint64_t now = sk_clock_ns();
-        if (yield_at == 0)
-            yield_at = now + YIELD_NS;
-        else if (now > yield_at)
-            sched_yield(); /* more threads than CPUs: the one that holds the last item may need this one */
-    }
+    work(&v);
+    wait_stage(&v, n_stage - 1);
 }
 
 int sk_pool_size(const struct sk_pool *p)
@@ -182,6 +294,7 @@ int sk_pool_open(int n_thread, bool pin, struct sk_pool **ret, struct sk_err *er
     struct sk_pool *p = sk_calloc(1, sizeof *p);
     if (p == NULL)
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the thread pool");
+    p->next = 1;
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     for (p->n_thread = 1; p->n_thread < n_thread; p->n_thread++) {

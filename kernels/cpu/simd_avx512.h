@@ -27,6 +27,18 @@ INLINE int32_t load_i32(const void *p)
     return v;
 }
 
+INLINE float load_f32(const void *p)
+{
+    float v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE __m512 load_f16(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+
 /* e^x: x = n ln 2 + r, |r| <= ln(2) / 2, ln 2 in two parts so that n times the first is exact; Taylor series to r^7
  * (rest 6e-9). 0 below -87, so that nothing denormal slows what follows; Inf above f32's range; NaN stays. */
 INLINE __m512 exp_ps(__m512 x)

@@ -1,4 +1,4 @@
-/* Norms, rope, activations, KV stores, residual: one row at a time. */
+/* Norms, rope, activations, residual: one row at a time. All is f32; how near e^x is: kernels/cpu/simd_avx512.h. */
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
 
@@ -21,15 +21,19 @@ INLINE float sum_of(const float *x, uint32_t dim, float mean, const bool squares
     return sum_ps(_mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3])));
 }
 
-static void norm(float *out, const float *x, const float *weight, const float *bias, uint32_t dim, float eps,
-                 bool layer)
+static struct sk_norm_stat norm_stat(const float *x, uint32_t dim, float eps, bool layer)
 {
     const float mean = layer ? sum_of(x, dim, 0, false) / (float)dim : 0;
-    const __m512 mu = _mm512_set1_ps(mean);
-    const __m512 inv = _mm512_set1_ps(1 / __builtin_sqrtf(sum_of(x, dim, mean, true) / (float)dim + eps));
+    return (struct sk_norm_stat){mean, 1 / __builtin_sqrtf(sum_of(x, dim, mean, true) / (float)dim + eps)};
+}
 
-    for (uint32_t i = 0; i < dim; i += 16) {
-        const __mmask16 k = lanes_below(dim - i);
+static void norm(float *out, const float *x, struct sk_norm_stat stat, const float *weight, const float *bias,
+                 uint32_t n)
+{
+    const __m512 mu = _mm512_set1_ps(stat.mean), inv = _mm512_set1_ps(stat.inv);
+
+    for (uint32_t i = 0; i < n; i += 16) {
+        const __mmask16 k = lanes_below(n - i);
         __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(k, x + i), mu), inv);
         __m512 b = bias != NULL ? _mm512_maskz_loadu_ps(k, bias + i) : _mm512_setzero_ps();
         v = _mm512_maskz_fmadd_ps(k, v, _mm512_maskz_loadu_ps(k, weight + i), b);
@@ -73,36 +77,6 @@ static void rope(float *x, const float *cos_sin, uint32_t dim, bool interleaved)
         rope_pairs(x, cos_sin, dim);
     else
         rope_halves(x, cos_sin, dim);
-}
-
-static __m256i to_f16(__m512 v)
-{
-    v = _mm512_min_ps(_mm512_set1_ps(65504), _mm512_max_ps(_mm512_set1_ps(-65504), v)); /* NaN stays NaN */
-    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-/* A block is, per KV head, keys [head_stride][32 tokens], then values [32 tokens][head_stride]: both are read in the
- * direction in which a vector of 16 wants them. */
-static void kv_put(const struct sk_kv_layer *kv, int32_t blk, uint32_t kv_head, uint32_t entry, const float *k,
-                   const float *v)
-{
-    const size_t n = kv->head_stride, at = (size_t)kv_head * 2 * SK_KV_BLOCK * n;
-    char *block = (char *)(uintptr_t)kv->data.a + (uint64_t)blk * kv->block_bytes; // NOLINT(performance-no-int-to-ptr)
-
-    if (kv->dtype == SK_F32) {
-        float *to = (float *)block + at;
-        for (size_t i = 0; i < n; i++)
-            to[i * SK_KV_BLOCK + entry] = k[i];
-        memcpy(to + (SK_KV_BLOCK + entry) * n, v, n * sizeof *v);
-    } else {
-        uint16_t *to = (uint16_t *)block + at, half[16];
-        for (size_t i = 0; i < n; i += 16) {
-            _mm256_storeu_si256((__m256i *)half, to_f16(_mm512_loadu_ps(k + i)));
-            for (size_t j = 0; j < 16; j++)
-                to[(i + j) * SK_KV_BLOCK + entry] = half[j];
-            _mm256_storeu_si256((__m256i *)(to + (SK_KV_BLOCK + entry) * n + i), to_f16(_mm512_loadu_ps(v + i)));
-        }
-    }
 }
 
 INLINE __m512 sigmoid(__m512 x)
@@ -183,9 +157,9 @@ static void add(float *out, const float *x, uint64_t n)
 
 void sk_vec_avx512(struct sk_ktab *t)
 {
+    t->norm_stat = norm_stat;
     t->norm = norm;
     t->rope = rope;
-    t->kv_put = kv_put;
     t->act = act;
     t->add = add;
 }

@@ -22,17 +22,20 @@ static inline void *sk_ref_ptr(struct sk_dev d)
 /* At least `bytes`, good until the next call; grows and stays. NULL when out of memory: the op then does nothing. */
 void *sk_ref_scratch(struct sk_backend *be, size_t bytes);
 
-/* Address of one KV head's key (which = 0) or value (which = 1) of one entry. A block is [head][which][entry][i]. */
-void *sk_ref_kv(const struct sk_kv_layer *kv, uint32_t blk, uint32_t head, uint32_t which, uint32_t entry);
+/* What comes before a linear of n inputs. */
+void sk_ref_pre(const struct sk_op_pre *pre, const float *x, uint32_t n, float *ret);
+/* RMS norm of x, in place or not; weight [dim]. */
+void sk_ref_norm_head(float *out, const float *x, const float *weight, uint32_t dim, float eps);
+/* Rotates the pairs (i, i + dim/2), or (2i, 2i + 1) when interleaved, by the angles of one position. */
+void sk_ref_rope(float *x, const float *cos_sin, uint32_t dim, bool interleaved);
+/* A block of the cache is [head][key, value][entry]. Entry: of f32 and bf16 [head_stride]; of q8 int8 [head_stride],
+ * then an f32 scale for each 32. */
 uint64_t sk_ref_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype, uint32_t n_kv_head,
                                uint32_t head_stride);
 
 void sk_ref_embed(struct sk_backend *be, const struct sk_op_embed *op);
-void sk_ref_norm(struct sk_backend *be, const struct sk_op_norm *op);
 void sk_ref_linear(struct sk_backend *be, const struct sk_op_linear *op);
-void sk_ref_rope_kv(struct sk_backend *be, const struct sk_op_rope_kv *op);
 void sk_ref_attention(struct sk_backend *be, const struct sk_op_attention *op);
-void sk_ref_act(struct sk_backend *be, const struct sk_op_act *op);
 void sk_ref_add(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 void sk_ref_gather(struct sk_backend *be, const struct sk_op_gather *op);
 void sk_ref_logits_process(struct sk_backend *be, const struct sk_op_logits *op);

@@ -1,6 +1,7 @@
 #include "kernels/ref/sample.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "comm/base/rng.h"
 #include "kernels/ref/fmath.h"
@@ -14,6 +15,29 @@ static float max_z(const struct sk_cand *c, uint32_t n)
     return max;
 }
 
+/* The whole number nearest to x >= 0, ties to even. */
+static float whole(float x)
+{
+    return x < 0x1p23f ? x + 0x1p23f - 0x1p23f : x;
+}
+
+/* e^-d * SK_CAND_UNIT, to the nearest whole number; within 5e-7 + 1e-7 * d relative. 2^x, x = k + f, |f| <= 1/2, by the
+ * polynomial of fifth degree that is best for 2^f. */
+static float weight(float d)
+{
+    const float x = d * -0x1.715476p+0f, y = x > -40 ? x : -40;
+    const float k = y - 0x1.8p23f + 0x1.8p23f, f = y - k;
+    const uint32_t bits = (uint32_t)((int32_t)k + 127) << 23;
+    float scale, p = 0x1.23a6p-10f;
+    memcpy(&scale, &bits, sizeof scale);
+    p = p * f + 0x1.3cbea8p-7f;
+    p = p * f + 0x1.c74322p-5f;
+    p = p * f + 0x1.ebfa4ep-3f;
+    p = p * f + 0x1.62e39ep-1f;
+    p = p * f + 1;
+    return x > -40 ? whole(p * scale * SK_CAND_UNIT) : 0;
+}
+
 static double mass(const struct sk_cand *c, uint32_t n)
 {
     double sum = 0;
@@ -22,14 +46,12 @@ static double mass(const struct sk_cand *c, uint32_t n)
     return sum;
 }
 
-/* Of the softmax of the candidates, in nats. The common factor of the weights, e^-max, is taken out. */
-static float entropy(const struct sk_cand *c, uint32_t n, float max)
+static double spread(const struct sk_cand *c, uint32_t n, float max)
 {
-    const double total = mass(c, n);
     double sum = 0;
     for (uint32_t i = 0; i < n; i++)
-        sum += c[i].w > 0 ? (double)c[i].w * (c[i].z - max) : 0;
-    return sk_fm_log((float)total) - (float)(sum / total);
+        sum += c[i].w > 0 ? whole(c[i].w * (max - c[i].z)) : 0;
+    return sum;
 }
 
 /* NaN counts as equal: then ids decide, and a partition of NaN still halves. */
@@ -59,13 +81,14 @@ static uint32_t partition(struct sk_cand *c, uint32_t lo, uint32_t hi)
     return lo;
 }
 
-/* Keeps the first candidates by falling key, ties by rising id: as few as reach n_keep in number or `need` in weight. A
- * quickselect (Hoare, 1961) that turns by weight as well as by rank: what is kept need not be sorted, and the tail of a
- * vocabulary must not be. [0, lo) are kept and not enough, [0, hi) are enough. */
+/* Keeps the first candidates by falling key, ties by rising id: as few as reach n_keep in number or `need` in weight,
+ * but one at least. A quickselect (Hoare, 1961) that turns by weight as well as by rank: what is kept need not be
+ * sorted, and the tail of a vocabulary must not be. [0, lo) are kept and not enough, [0, hi) are enough. */
 static uint32_t keep_first(struct sk_cand *c, uint32_t n, uint32_t n_keep, double need)
 {
     uint32_t lo = 0, hi = n;
     double sum = 0;
+    need = need > 1 ? need : 1;
     while (hi > lo + 1) {
         uint32_t mid = partition(c, lo, hi);
         double part = mass(c + lo, mid - lo);
@@ -82,26 +105,37 @@ static uint32_t keep_first(struct sk_cand *c, uint32_t n, uint32_t n_keep, doubl
     return hi;
 }
 
-/* Keeps what weighs at least `floor`, and the most probable whatever it weighs. */
-static uint32_t keep_above(struct sk_cand *c, uint32_t n, double floor)
+/* Keeps what weighs at least `floor`, and what weighs most whatever it weighs. */
+static uint32_t keep_above(struct sk_cand *c, uint32_t n, float floor)
 {
-    const float max = max_z(c, n);
+    float most = 0;
     uint32_t n_kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        most = c[i].w > most ? c[i].w : most;
     for (uint32_t i = 0; i < n; i++) {
-        if (c[i].z == max || c[i].w >= floor)
+        if (c[i].w >= (floor < most ? floor : most))
             c[n_kept++] = c[i];
     }
     return n_kept;
 }
 
-/* Locally typical sampling (Meister et al., 2022): by how near a token's surprise is to the entropy. */
+/* Locally typical sampling (Meister et al., 2022): by how near a token's surprise is to the entropy. Both are taken
+ * less the surprise of the most probable. */
 static uint32_t keep_typical(struct sk_cand *c, uint32_t n, float p, float max)
 {
     const double total = mass(c, n);
-    const float typical = entropy(c, n, max) - sk_fm_log((float)total);
+    const float typical = (float)(spread(c, n, max) / total);
     for (uint32_t i = 0; i < n; i++)
         c[i].key = -fabsf(max - c[i].z - typical);
     return keep_first(c, n, n, p * total);
+}
+
+/* Hewitt et al., "Truncation sampling as language model desmoothing", 2022. */
+float sk_sample_eta_floor(float eta, double mass_, double spread_)
+{
+    const float entropy = sk_fm_log((float)(mass_ / SK_CAND_UNIT)) + (float)(spread_ / mass_);
+    const float soft = sqrtf(eta) * sk_fm_exp(-entropy);
+    return (float)((double)(eta < soft ? eta : soft) * mass_);
 }
 
 uint32_t sk_sample_filter(const struct sk_samp *s, const float *row, uint32_t n_vocab, struct sk_cand *cand)
@@ -117,19 +151,17 @@ uint32_t sk_sample_filter(const struct sk_samp *s, const float *row, uint32_t n_
 
     const float max = max_z(cand, n);
     for (uint32_t i = 0; i < n; i++)
-        cand[i].w = sk_fm_exp(cand[i].z - max);
+        cand[i].w = weight(max - cand[i].z);
     if (s->top_p < 1)
         n = keep_first(cand, n, n, s->top_p * mass(cand, n));
     if (s->min_p > 0)
-        n = keep_above(cand, n, s->min_p);
+        n = keep_above(cand, n, s->min_p * SK_CAND_UNIT);
     if (s->typical_p < 1)
         n = keep_typical(cand, n, s->typical_p, max);
     if (s->epsilon_cutoff > 0)
-        n = keep_above(cand, n, s->epsilon_cutoff * mass(cand, n));
-    if (s->eta_cutoff > 0) { /* Hewitt et al., "Truncation sampling as language model desmoothing", 2022 */
-        float soft = sqrtf(s->eta_cutoff) * sk_fm_exp(-entropy(cand, n, max));
-        n = keep_above(cand, n, fminf(s->eta_cutoff, soft) * mass(cand, n));
-    }
+        n = keep_above(cand, n, (float)(s->epsilon_cutoff * mass(cand, n)));
+    if (s->eta_cutoff > 0)
+        n = keep_above(cand, n, sk_sample_eta_floor(s->eta_cutoff, mass(cand, n), spread(cand, n, max)));
     return n;
 }
 
@@ -201,6 +233,6 @@ void sk_ref_sample(struct sk_backend *be, const struct sk_op_logits *op)
         int32_t *token = (int32_t *)sk_ref_ptr(op->token) + (size_t)s->slot * op->max_len + s->pos;
         if (!(s->flags & SK_SAMP_TARGET))
             *token = sk_sample_row(s, row, op->n_vocab, cand);
-        result[r].id = *token;
+        result[r] = (struct sk_result_row){.id = *token};
     }
 }

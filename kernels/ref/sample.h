@@ -13,11 +13,13 @@
 void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, uint32_t n_vocab, float *row,
                    uint32_t *count);
 
-/* A token that may be drawn. */
+/* A token that may be drawn. Weights are whole numbers of at most 2^32, so that up to 2^21 of them have an exact sum in
+ * double: whoever adds them in whatever order finds the same threshold. */
+#define SK_CAND_UNIT 0x1p32f
 struct sk_cand {
     int32_t id;
     float z;   /* logit / temperature */
-    float w;   /* e^(z - the largest z): its probability up to a common factor */
+    float w;   /* e^(z - the largest z) * SK_CAND_UNIT, a whole number: its probability up to a common factor */
     float key; /* the filters' own */
 };
 
@@ -26,6 +28,10 @@ struct sk_cand {
  * of Hugging Face transformers, but exactly top_k are kept where logits tie, those of the lowest ids. `cand` has room
  * for n_vocab. Returns how many, in no stated order; 0 only if no logit is above -Inf. O(n_vocab). */
 uint32_t sk_sample_filter(const struct sk_samp *s, const float *row, uint32_t n_vocab, struct sk_cand *cand);
+
+/* The least w that eta_cutoff keeps of candidates whose w sum to `mass`, and w * (the largest z - z), each rounded to a
+ * whole number, to `spread`. */
+float sk_sample_eta_floor(float eta, double mass, double spread);
 
 /* A draw from the softmax of n candidates in any order: the largest z + Gumbel noise, ties to the lowest id. Token 0
  * if there are none. */

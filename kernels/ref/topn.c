@@ -59,6 +59,9 @@ void sk_ref_top_n(struct sk_backend *be, const struct sk_op_logits *op)
 {
     const struct sk_samp *samp = sk_ref_ptr(op->samp);
     struct sk_result_row *result = sk_ref_ptr(op->result);
-    for (uint32_t r = 0; r < op->n_row; r++)
-        sk_topn_row((const float *)sk_ref_ptr(op->logits) + (size_t)r * op->ld, op->n_vocab, samp[r].n_top, &result[r]);
+    for (uint32_t r = 0; r < op->n_row; r++) {
+        if (samp[r].flags & SK_SAMP_LOGPROB)
+            sk_topn_row((const float *)sk_ref_ptr(op->logits) + (size_t)r * op->ld, op->n_vocab, samp[r].n_top,
+                        &result[r]);
+    }
 }

@@ -112,9 +112,10 @@ static void put_engine(struct sk_buf *b, const struct sk_engine_status *st, cons
     sk_buf_fmt(b,
                ",\"steps\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64 ",\"answer_tokens\":%" PRIu64
                ",\"preemptions\":%" PRIu64 ",\"prefix_cache\":{\"queries\":%" PRIu64 ",\"hits\":%" PRIu64
+               "},\"drafts\":{\"drafted\":%" PRIu64 ",\"accepted\":%" PRIu64
                "},\"busy_s\":%.3f,\"tokens_per_busy_s\":%.1f",
                w->steps, w->prompt_tok, w->decode_tok, w->preemptions, w->cache_query_tok, w->cache_hit_tok,
-               (double)w->busy_us * 1e-6,
+               w->draft_tok, w->accept_tok, (double)w->busy_us * 1e-6,
                w->busy_us ? (double)(w->prompt_tok + w->decode_tok) / ((double)w->busy_us * 1e-6) : 0.0);
 }
 

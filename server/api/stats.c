@@ -25,9 +25,10 @@ static void put_levels(struct sk_buf *b, const struct sk_engine_status *st, cons
                w->blk_total - w->blk_free - w->blk_cached, w->blk_cached, w->blk_free);
     sk_buf_fmt(b,
                ",\"steps\":%" PRIu64 ",\"busy_us\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64 ",\"answer_tokens\":%" PRIu64
-               ",\"preemptions\":%" PRIu64 ",\"prefix_cache\":{\"queries\":%" PRIu64 ",\"hits\":%" PRIu64 "}",
-               w->steps, w->busy_us, w->prompt_tok, w->decode_tok, w->preemptions, w->cache_query_tok,
-               w->cache_hit_tok);
+               ",\"preemptions\":%" PRIu64 ",\"prefix_cache\":{\"queries\":%" PRIu64 ",\"hits\":%" PRIu64
+               "},\"drafts\":{\"drafted\":%" PRIu64 ",\"accepted\":%" PRIu64 "}",
+               w->steps, w->busy_us, w->prompt_tok, w->decode_tok, w->preemptions, w->cache_query_tok, w->cache_hit_tok,
+               w->draft_tok, w->accept_tok);
 }
 
 /* Numbers of jobs use all 64 bits, which JSON's readers may not have: they are text. */

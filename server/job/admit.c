@@ -172,7 +172,8 @@ void sk_engine_estimate(const struct sk_engine *e, const struct sk_tenant *t, ui
     if (t->n_waiting + t->n_sent == 0 && before_tok > step_tok)
         before_tok = step_tok;
     uint32_t n_row = e->fair.n_board < places ? e->fair.n_board : places - 1;
-    double fill_us = sk_pace_fill_us(p, (n_prompt + before_tok) * (1 - p->cached), n_row, step_tok);
+    double fill_us = sk_pace_fill_us(p, (n_prompt + before_tok) * (1 - p->cached), n_row, step_tok,
+                                     1000.0 * (double)e->conf.conf->itl_target_ms);
     double answer_us = n_answer > 1 ? (n_answer - 1) * sk_pace_step_us(p, n_row + 1) : 0;
     ret->queue_us = (uint64_t)queue_us;
     ret->first_us = (uint64_t)(queue_us + fill_us);

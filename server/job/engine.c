@@ -16,6 +16,8 @@ static void add_counters(struct sk_wire_stats *to, const struct sk_wire_stats *s
     to->cache_query_tok += s->cache_query_tok;
     to->cache_hit_tok += s->cache_hit_tok;
     to->busy_us += s->busy_us;
+    to->draft_tok += s->draft_tok;
+    to->accept_tok += s->accept_tok;
 }
 
 static struct sk_wire_stats stats_since(const struct sk_wire_stats *now, const struct sk_wire_stats *then)
@@ -26,7 +28,9 @@ static struct sk_wire_stats stats_since(const struct sk_wire_stats *now, const s
                                   .preemptions = now->preemptions - then->preemptions,
                                   .cache_query_tok = now->cache_query_tok - then->cache_query_tok,
                                   .cache_hit_tok = now->cache_hit_tok - then->cache_hit_tok,
-                                  .busy_us = now->busy_us - then->busy_us};
+                                  .busy_us = now->busy_us - then->busy_us,
+                                  .draft_tok = now->draft_tok - then->draft_tok,
+                                  .accept_tok = now->accept_tok - then->accept_tok};
 }
 
 /* An engine's counters begin at 0, the daemon's go on. */
@@ -60,6 +64,8 @@ static void publish_stats(const struct sk_engine *e)
     sk_metric_total(m, SK_METRIC_PREFIX_QUERIES, (double)s.cache_query_tok, NULL, NULL);
     sk_metric_total(m, SK_METRIC_PREFIX_HITS, (double)s.cache_hit_tok, NULL, NULL);
     sk_metric_total(m, SK_METRIC_PREEMPTIONS, (double)s.preemptions, NULL, NULL);
+    sk_metric_total(m, SK_METRIC_DRAFT_TOKENS, (double)s.draft_tok, NULL, NULL);
+    sk_metric_total(m, SK_METRIC_ACCEPTED_TOKENS, (double)s.accept_tok, NULL, NULL);
     sk_metric_total(m, SK_METRIC_STEPS, (double)s.steps, NULL, NULL);
     sk_metric_total(m, SK_METRIC_BUSY, (double)s.busy_us / 1e6, NULL, NULL);
     sk_metric_set(m, SK_METRIC_KV_USAGE, s.blk_total ? (double)held / s.blk_total : 0, NULL, NULL);

@@ -57,10 +57,14 @@ double sk_pace_step_us(const struct sk_pace *p, uint32_t n_row)
     return p->base_us + p->row_us * n_row;
 }
 
-double sk_pace_fill_us(const struct sk_pace *p, double n_tok, uint32_t n_row, uint32_t max_step_tok)
+double sk_pace_fill_us(const struct sk_pace *p, double n_tok, uint32_t n_row, uint32_t max_step_tok, double itl_us)
 {
-    uint32_t room = max_step_tok > n_row ? max_step_tok - n_row : 1;
-    return n_tok * p->row_us + ceil(n_tok / room) * sk_pace_step_us(p, n_row);
+    double others_us = sk_pace_step_us(p, n_row), room = max_step_tok > n_row ? max_step_tok - n_row : 1;
+    if (n_row > 0) {
+        double us = itl_us > 0 ? itl_us : fmax(2 * others_us, SK_PACE_LEAST_TARGET_US);
+        room = fmin(room, fmax((us - others_us) / p->row_us, SK_PACE_LEAST_CHUNK));
+    }
+    return n_tok * p->row_us + ceil(n_tok / room) * others_us;
 }
 
 double sk_pace_drain_us(const struct sk_pace *p, double n)

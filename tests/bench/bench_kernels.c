@@ -7,7 +7,6 @@
 
 #include "comm/base/clock.h"
 #include "comm/base/mem.h"
-#include "kernels/cpu/pool.h"
 #include "kernels/kernels.h"
 #include "tests/bench/roof.h"
 
@@ -18,11 +17,7 @@ enum {
     ALL_US = 60 * 1000,
     MAX_ROW = 512,
     MAX_WIDTH = 16384,
-    SLOT_TOK = 2048
-};
-
-struct roof {
-    double read, int8, f32; /* per second, all threads */
+    MAX_SLOT_TOK = 32 << 10 /* of all slots of an attention */
 };
 
 struct bench {
@@ -54,50 +49,12 @@ static double seconds(void (*fn)(void *ctx, uint32_t i), void *ctx)
     return best;
 }
 
-/* --- the roof --- */
-
-enum { ROOF_PARTS = 16, ROOF_ROUNDS = 2000, ROOF_BYTES = 4 << 20 };
-struct roof_run {
-    struct sk_pool *pool;
-    char *mem;
-    int kind;
-    uint32_t turn;
-};
-
-static void roof_item(void *ctx, uint32_t item, int worker)
+/* What multiplies weights of a dtype, or a KV cache: the fastest unit that the machine has for it. */
+static double unit(const struct roof *r, enum sk_dtype dtype)
 {
-    const struct roof_run *r = ctx;
-    const size_t part = ROOF_BYTES / ROOF_PARTS;
-    if (r->kind == 0)
-        roof_read(r->mem + r->turn % (WEIGHT_BYTES / ROOF_BYTES) * ROOF_BYTES + item * part, part);
-    else if (r->kind == 1)
-        roof_int8(ROOF_ROUNDS);
-    else
-        roof_f32(ROOF_ROUNDS);
-}
-
-static void roof_once(void *ctx, uint32_t i)
-{
-    struct roof_run *r = ctx;
-    r->turn = i;
-    sk_pool_run(r->pool, ROOF_PARTS, roof_item, r);
-}
-
-static struct roof measure_roof(int n_thread, struct sk_dev mem)
-{
-    struct roof_run r = {.mem = ptr(mem)};
-    struct roof roof;
-    if (sk_pool_open(n_thread, false, &r.pool, NULL) < 0)
-        exit(1);
-    roof.read = ROOF_BYTES / seconds(roof_once, &r);
-    r.kind = 1;
-    roof.int8 = ROOF_PARTS * roof_int8(ROOF_ROUNDS) / seconds(roof_once, &r);
-    r.kind = 2;
-    roof.f32 = ROOF_PARTS * roof_f32(ROOF_ROUNDS) / seconds(roof_once, &r);
-    printf("roof, %d threads: read %.1f GB/s, int8 %.0f GOP/s, f32 %.0f GFLOP/s\n", sk_pool_size(r.pool),
-           roof.read * 1e-9, roof.int8 * 1e-9, roof.f32 * 1e-9);
-    sk_pool_close(r.pool);
-    return roof;
+    if (sk_dtype_in_blocks(dtype))
+        return r->int8;
+    return dtype == SK_BF16 && r->amx_bf16 > 0 ? r->amx_bf16 : dtype == SK_BF16 && r->bf16 > 0 ? r->bf16 : r->f32;
 }
 
 /* --- linear --- */
@@ -129,11 +86,11 @@ static void linear(const struct bench *b, enum sk_dtype dtype, uint32_t n_out, u
     r.op = (struct sk_op_linear){
         .out = b->out, .x = b->x, .ld_out = SK_ALIGN16(n_out), .ld_x = SK_ALIGN16(n_in), .n_row = n_row};
     const double s = seconds(linear_once, &r), ops = 2.0 * n_out * n_in * n_row;
-    const double peak = dtype == SK_Q8 || dtype == SK_Q4 ? b->roof.int8 : b->roof.f32;
+    const double peak = unit(&b->roof, dtype);
     printf("linear %-4s %6u x %5u  M %3u  %9.1f us  %6.1f GB/s (%3.0f %%)  %7.1f G%s/s (%3.0f %%)\n",
            sk_dtype_name(dtype), n_out, n_in, n_row, s * 1e6, (double)pack.bytes / s * 1e-9,
-           100 * (double)pack.bytes / s / b->roof.read, ops / s * 1e-9,
-           dtype == SK_Q8 || dtype == SK_Q4 ? "OP" : "FLOP", 100 * ops / s / peak);
+           100 * (double)pack.bytes / s / b->roof.read, ops / s * 1e-9, sk_dtype_in_blocks(dtype) ? "OP" : "FLOP",
+           100 * ops / s / peak);
 }
 
 /* --- attention: n_row rows of one slot that end at position n_tok - 1, or one row each of n_row slots --- */
@@ -153,8 +110,8 @@ static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_hea
                       uint32_t n_tok, bool prompt)
 {
     enum { DIM = 64 };
-    static int32_t slot[MAX_ROW], pos[MAX_ROW], table[MAX_ROW * (SLOT_TOK / SK_KV_BLOCK)];
-    const uint32_t n_slot = prompt ? 1 : n_row, ld_table = SLOT_TOK / SK_KV_BLOCK;
+    static int32_t slot[MAX_ROW], pos[MAX_ROW], table[MAX_SLOT_TOK / SK_KV_BLOCK];
+    const uint32_t n_slot = prompt ? 1 : n_row, ld_table = sk_kv_blocks(n_tok);
     struct sk_kv_layer kv = {
         .data = b->weights, .dtype = dtype, .n_kv_head = n_kv_head, .head_dim = DIM, .head_stride = DIM};
     struct sk_rows rows = {.n_row = n_row, .max_run_row = prompt ? n_row : 1, .max_pos = n_tok - 1};
@@ -173,9 +130,9 @@ static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_hea
     rows.pos.a = (uintptr_t)pos;
     struct attention_run r = {.be = b->be,
                               .op = {.out = b->out,
-                                     .q = b->x,
+                                     .qkv = b->x,
                                      .ld_out = n_head * DIM,
-                                     .ld_q = (n_head + 2 * n_kv_head) * DIM,
+                                     .ld_qkv = (n_head + 2 * n_kv_head) * DIM,
                                      .n_head = n_head,
                                      .scale = 0.125f,
                                      .rows = &rows,
@@ -183,32 +140,26 @@ static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_hea
                                      .ld_table = ld_table,
                                      .kv = &kv}};
     const double s = seconds(attention_once, &r), ops = 4.0 * DIM * n_head * n_pair;
-    const double bytes = (prompt ? n_tok : n_pair) * 2.0 * DIM * n_kv_head * (dtype == SK_F16 ? 2 : 4);
+    const double bytes = (prompt ? n_tok : n_pair) * kv.block_bytes / SK_KV_BLOCK;
     printf("attention %-4s heads %2u/%u  %s %3u rows, %4u tokens  %9.1f us  %6.1f GB/s (%3.0f %%)  %7.1f GFLOP/s "
            "(%3.0f %%)\n",
            sk_dtype_name(dtype), n_head, n_kv_head, prompt ? "prompt" : "decode", n_row, n_tok, s * 1e6,
-           bytes / s * 1e-9, 100 * bytes / s / b->roof.read, ops / s * 1e-9, 100 * ops / s / b->roof.f32);
+           bytes / s * 1e-9, 100 * bytes / s / b->roof.read, ops / s * 1e-9,
+           100 * ops / s / unit(&b->roof, dtype == SK_Q8 ? SK_BF16 : dtype));
 }
 
 /* --- the small ops --- */
 
 struct small_run {
     struct sk_backend *be;
-    struct sk_op_norm norm;
-    struct sk_op_act act;
+    struct sk_op_linear linear;
     struct sk_op_logits logits;
 };
 
-static void norm_once(void *ctx, uint32_t i)
+static void small_once(void *ctx, uint32_t i)
 {
     const struct small_run *r = ctx;
-    r->be->norm(r->be, &r->norm);
-}
-
-static void act_once(void *ctx, uint32_t i)
-{
-    const struct small_run *r = ctx;
-    r->be->act(r->be, &r->act);
+    r->be->linear(r->be, &r->linear);
 }
 
 static void sample_once(void *ctx, uint32_t i)
@@ -223,15 +174,33 @@ static void top_n_once(void *ctx, uint32_t i)
     r->be->top_n(r->be, &r->logits);
 }
 
+/* What comes before a linear, by what it adds to a matrix of one panel. */
 static void small(const struct bench *b, uint32_t n_row)
 {
-    struct small_run r = {.be = b->be};
-    r.norm = (struct sk_op_norm){
-        .out = b->out, .x = b->x, .weight = b->x, .n_row = n_row, .dim = 576, .ld = 576, .eps = 1e-5f};
-    printf("norm 576             M %3u  %9.1f us\n", n_row, seconds(norm_once, &r) * 1e6);
-    r.act = (struct sk_op_act){
-        .out = b->out, .in = b->x, .n_row = n_row, .width = 1536, .ld_out = 1536, .ld_in = 3072, .gated = true};
-    printf("act silu 1536        M %3u  %9.1f us\n", n_row, seconds(act_once, &r) * 1e6);
+    static const struct {
+        const char *name;
+        uint32_t n_in;
+        struct sk_op_pre pre;
+    } kinds[] = {{"nothing", 576, {.kind = SK_PRE_NONE}},
+                 {"norm", 576, {.kind = SK_PRE_RMS_NORM, .eps = 1e-5f}},
+                 {"nothing", 1536, {.kind = SK_PRE_NONE}},
+                 {"silu, gated", 1536, {.kind = SK_PRE_GATED_ACT}}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct sk_mat mat = {.data = b->weights};
+        if (sk_pack_layout(&mat.pack, SK_Q4, SK_PANEL, kinds[i].n_in, kinds[i].n_in) < 0)
+            exit(1);
+        struct small_run r = {.be = b->be};
+        r.linear = (struct sk_op_linear){.out = b->out,
+                                         .x = b->x,
+                                         .ld_out = SK_PANEL,
+                                         .ld_x = 2 * kinds[i].n_in,
+                                         .pre = kinds[i].pre,
+                                         .mat = &mat,
+                                         .n_row = n_row};
+        r.linear.pre.weight = b->x;
+        printf("16 x %4u after %-12s M %3u  %9.1f us\n", kinds[i].n_in, kinds[i].name, n_row,
+               seconds(small_once, &r) * 1e6);
+    }
 }
 
 static void logits(const struct bench *b, uint32_t n_vocab)
@@ -269,6 +238,7 @@ static void logits(const struct bench *b, uint32_t n_vocab)
         printf("sample %6u %-12s  %9.1f us\n", n_vocab, kinds[i].name, seconds(sample_once, &r) * 1e6);
     }
     samp.n_top = 20;
+    samp.flags = SK_SAMP_LOGPROB;
     printf("top_n  %6u top 20        %9.1f us\n", n_vocab, seconds(top_n_once, &r) * 1e6);
 }
 
@@ -278,9 +248,9 @@ int main(int argc, char **argv)
         enum sk_dtype dtype;
         uint32_t n_out, n_in, max_row;
     } shapes[] = {
-        {SK_Q4, 960, 576, 512},   {SK_Q4, 576, 576, 512},   {SK_Q4, 3072, 576, 512},   {SK_Q4, 576, 1536, 512},
-        {SK_Q8, 49152, 576, 32},  {SK_Q8, 3072, 576, 512},  {SK_BF16, 3072, 576, 512}, {SK_F32, 3072, 576, 512},
-        {SK_Q4, 8192, 2048, 512}, {SK_Q8, 8192, 2048, 512}, {SK_BF16, 8192, 2048, 32},
+        {SK_Q4, 960, 576, 512},   {SK_Q4, 576, 576, 512},    {SK_Q4, 3072, 576, 512},   {SK_Q4, 576, 1536, 512},
+        {SK_Q8, 49152, 576, 32},  {SK_Q8, 3072, 576, 512},   {SK_BF16, 3072, 576, 512}, {SK_F32, 3072, 576, 512},
+        {SK_Q4, 8192, 2048, 512}, {SK_Q4S, 8192, 2048, 512}, {SK_Q8, 8192, 2048, 512},  {SK_BF16, 8192, 2048, 32},
     };
     static const uint32_t n_rows[] = {1, 8, 32, 512};
     const int n_thread = argc > 1 ? atoi(argv[1]) : 0;
@@ -298,17 +268,25 @@ int main(int argc, char **argv)
     memset(ptr(b.weights), 0x11, WEIGHT_BYTES); /* small normal numbers in any format */
     for (size_t i = 0; i < (size_t)MAX_ROW * MAX_WIDTH; i++)
         ((float *)ptr(b.x))[i] = (float)((i * 2654435761u >> 16) % 4096) / 256 - 8; /* logits that differ by up to 16 */
-    b.roof = measure_roof(n_thread, b.weights);
+    if (roof_measure(n_thread, &b.roof) < 0) {
+        fprintf(stderr, "bench_kernels: no AVX-512 with VNNI to measure the roof with, or no memory\n");
+        return 1;
+    }
+    printf("roof, %d threads: read %.1f GB/s, int8 %.0f GOP/s, bf16 %.0f GFLOP/s, f32 %.0f GFLOP/s", b.roof.n_thread,
+           b.roof.read * 1e-9, b.roof.int8 * 1e-9, b.roof.bf16 * 1e-9, b.roof.f32 * 1e-9);
+    printf(", AMX int8 %.0f GOP/s, bf16 %.0f GFLOP/s\n", b.roof.amx_int8 * 1e-9, b.roof.amx_bf16 * 1e-9);
     printf("backend %s\n", b.be->isa);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t j = 0; j < 4 && n_rows[j] <= shapes[i].max_row; j++)
             linear(&b, shapes[i].dtype, shapes[i].n_out, shapes[i].n_in, n_rows[j]);
-    for (int i = 0; i < 2; i++) {
-        const enum sk_dtype kv = i == 0 ? SK_F32 : SK_F16;
+    for (int i = 0; i < 3; i++) {
+        const enum sk_dtype kv = i == 0 ? SK_F32 : i == 1 ? SK_BF16 : SK_Q8;
         attention(&b, kv, 9, 3, 1, 128, false);
         attention(&b, kv, 9, 3, 1, 2048, false);
+        attention(&b, kv, 9, 3, 1, 32768, false);
         attention(&b, kv, 9, 3, 32, 512, false);
         attention(&b, kv, 9, 3, 512, 512, true);
+        attention(&b, kv, 9, 3, 64, 32768, true);
         attention(&b, kv, 32, 8, 512, 512, true);
     }
     for (size_t j = 0; j < 4; j++)

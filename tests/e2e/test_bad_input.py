@@ -312,7 +312,7 @@ def test_context_is_exact(server):
 def test_context_is_what_fits_the_memory(start):
     """Less KV memory than one sequence of the model's length takes: the limit is what fits, and all say so."""
     server = start(
-        "--threads", "1", "--kv-memory", "100K", "--max-seqs", "1", model=str(SRC / "tests/golden/tiny/llama")
+        "--threads", "1", "--kv-memory", "50K", "--max-seqs", "1", model=str(SRC / "tests/golden/tiny/llama")
     )
     limit = server.get("/v1/models").json["data"][0]["max_model_len"]
     assert 32 <= limit < 256

@@ -298,11 +298,14 @@ def test_return_token_ids(server):
     assert len(chat["choices"][0]["token_ids"]) == 6
 
 
-def test_stream_interval(server):
+def test_stream_interval(start, server):
+    """A chunk for each token; drafts that were right come in one chunk."""
     ask = {**COMPLETION, "max_tokens": 40, "logit_bias": {"60": 100}}
-    every, fifth = (server.stream("/v1/completions", {**ask, "stream_interval": n}) for n in (1, 5))
-    assert joined_text(every) == joined_text(fifth)
-    assert len(every) == 40 and len(fifth) <= 10
+    plain = start("--no-prompt-lookup")
+    every, fifth = (plain.stream("/v1/completions", {**ask, "stream_interval": n}) for n in (1, 5))
+    drafted = server.stream("/v1/completions", ask)
+    assert joined_text(every) == joined_text(fifth) == joined_text(drafted)
+    assert len(every) == 40 and len(fifth) <= 10 and len(drafted) < 40
 
 
 def test_echo(server):

@@ -20,7 +20,7 @@ static struct sk_rank *rank;
 static void open_rank(void)
 {
     static const struct sk_rank_conf conf = {
-        .max_slot = MAX_SLOT, .max_len = 128, .max_row = 48, .max_result = 40, .kv_bytes = 300000, .kv_dtype = SK_F16};
+        .max_slot = MAX_SLOT, .max_len = 128, .max_row = 48, .max_result = 40, .kv_bytes = 300000, .kv_dtype = SK_BF16};
     struct sk_backend *be;
     struct sk_desc desc;
     struct sk_err err;

@@ -16,7 +16,7 @@
  * the rest), perplexity of 2,048 tokens. */
 enum { MAX_IDS = 1600, N_GREEDY = 64, N_PPL = 2048, CHUNK = 512 };
 
-/* cpu runs as it is served, with KV in f16. It rounds activations to int8 blocks of 32, for which golden/README.md's
+/* cpu runs as it is served, with KV in bf16. It rounds activations to int8 blocks of 32, for which golden/README.md's
  * yardstick has: top-20 logits off by up to 0.63, largest gap that flipped 0.20, perplexity 0.13 % higher. ref, with KV
  * in f32, has nothing to round but its results. */
 struct limits {
@@ -55,7 +55,7 @@ static bool engine_open(struct engine *e, const char *backend)
                                 .max_row = CHUNK,
                                 .max_result = CHUNK,
                                 .kv_bytes = 256 << 20,
-                                .kv_dtype = ref ? SK_F32 : SK_F16};
+                                .kv_dtype = ref ? SK_F32 : SK_BF16};
     struct sk_err err;
     e->be = golden_backend(backend, 2);
     if (!e->be)

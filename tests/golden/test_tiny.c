@@ -42,7 +42,7 @@ static const struct model models[] = {
 static float tolerance(const struct sk_backend *be, enum sk_dtype dtype)
 {
     static const float cpu[SK_DTYPE_COUNT] = {
-        [SK_F32] = 2e-4f, [SK_F16] = 2e-4f, [SK_BF16] = 2e-4f, [SK_Q8] = 0.3f, [SK_Q4] = 0.3f};
+        [SK_F32] = 2e-4f, [SK_F16] = 2e-4f, [SK_BF16] = 0.1f, [SK_Q8] = 0.3f, [SK_Q4] = 0.3f, [SK_Q4S] = 0.3f};
     return strcmp(be->name, "ref") == 0 ? 2e-4f : cpu[dtype];
 }
 

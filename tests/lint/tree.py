@@ -25,7 +25,7 @@ MAY = {
     "server": ["server", "comm", "conf"],
     "engine/model": ["engine/model", "kernels/kernels.h", "comm"],
     "engine/batch": ["engine/batch", "engine/model/step.h", "comm"],
-    "engine/build": ["engine/build", "engine/model/step.h", "kernels/kernels.h", "comm"],
+    "engine/build": ["engine/build", "engine/model/step.h", "engine/model/tune.h", "kernels/kernels.h", "comm"],
     "engine": ["engine", "kernels/kernels.h", "comm", "conf"],
     "clients": ["clients", "comm", "conf"],
 }

@@ -5,6 +5,7 @@
  *   hang:ID         that step never ends
  *   crash-drawn:ID  SIGSEGV in the step after ID was drawn
  *   slow:MS         each step takes MS longer
+ *   slow-row:US     each step takes US microseconds longer for each of its rows
  *   kill-after:N    SIGKILL before step N + 1 of this process
  *   exit-after:N    exit(3) there
  *   fail-after:N    the step fails there, as that of a broken backend would
@@ -32,9 +33,9 @@ int __real_sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry, uin
 int __wrap_sk_wire_tokens_end(struct sk_buf *b, size_t at, uint32_t n_entry, uint32_t n_waiting);
 
 enum { MAX_FAULTS = 16 };
-enum kind { CRASH, HANG, CRASH_DRAWN, SLOW, KILL_AFTER, EXIT_AFTER, FAIL_AFTER, STOP_AFTER, N_KIND };
+enum kind { CRASH, HANG, CRASH_DRAWN, SLOW, SLOW_ROW, KILL_AFTER, EXIT_AFTER, FAIL_AFTER, STOP_AFTER, N_KIND };
 
-static const char *const kind_names[N_KIND] = {"crash",      "hang",       "crash-drawn", "slow",
+static const char *const kind_names[N_KIND] = {"crash",      "hang",       "crash-drawn", "slow",      "slow-row",
                                                "kill-after", "exit-after", "fail-after",  "stop-after"};
 
 static struct {
@@ -78,9 +79,9 @@ static void read_faults(void)
     free(words);
 }
 
-static void sleep_ms(long ms)
+static void sleep_us(long us)
 {
-    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    const struct timespec t = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
     nanosleep(&t, NULL);
 }
 
@@ -125,7 +126,10 @@ static bool act(const struct fault *f, bool was_drawn, const void *plan)
                 pause();
         return false;
     case SLOW:
-        sleep_ms(f->value);
+        sleep_us(f->value * 1000);
+        return false;
+    case SLOW_ROW:
+        sleep_us(f->value * ((const struct sk_plan_head *)plan)->n_row);
         return false;
     default:
         break;

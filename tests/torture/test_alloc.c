@@ -255,7 +255,7 @@ static int run_plan(void)
     sk_plan_begin(&b, 1);
     sk_plan_put_open(&b, &o, NULL);
     sk_plan_put_tok(&b, 0, 0, (const int32_t[]){1, 2}, 2);
-    sk_plan_put_run(&b, 0, 0, 2, SK_RUN_SAMPLE);
+    sk_plan_put_run(&b, 0, 0, 2, SK_RUN_SAMPLE, 0);
     int rc = sk_plan_end(&b, 2, 1);
     if (!rc)
         rc = sk_plan_dump(b.p, &text);

@@ -56,7 +56,14 @@ void driver_run(struct driver *d, uint32_t slot, uint32_t pos, uint32_t n, uint3
         d->n_result += pos + n < last ? n : last - pos;
     if (want & SK_RUN_SAMPLE)
         d->n_result++;
-    sk_plan_put_run(&d->plan, slot, pos, n, want);
+    sk_plan_put_run(&d->plan, slot, pos, n, want, 0);
+}
+
+void driver_draft(struct driver *d, uint32_t slot, uint32_t pos, uint32_t n_draft)
+{
+    d->n_row += 1 + n_draft;
+    d->n_result += 1 + n_draft;
+    sk_plan_put_run(&d->plan, slot, pos, 1 + n_draft, SK_RUN_SAMPLE, n_draft);
 }
 
 int driver_try(struct driver *d, struct sk_err *err)

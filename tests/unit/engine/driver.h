@@ -27,6 +27,8 @@ void driver_begin(struct driver *d);
 void driver_open(struct driver *d, uint32_t slot, const int32_t *prompt, uint32_t n_prompt, uint32_t n_tok,
                  const struct sk_params *params, const int32_t *list);
 void driver_run(struct driver *d, uint32_t slot, uint32_t pos, uint32_t n, uint32_t want);
+/* A run of the token at `pos` and of n_draft drafts, which a tok of the plan has put after it. */
+void driver_draft(struct driver *d, uint32_t slot, uint32_t pos, uint32_t n_draft);
 /* Ends the plan and runs it; rows are valid until the next go. */
 const struct sk_result_row *driver_go(struct driver *d, uint32_t *ret_n);
 /* The same, but gives sk_rank_step's answer where that is not 0. */

@@ -1,6 +1,6 @@
 /* Same request, same bits: the tokens and log-probs of a request do not depend on what else is in the batch, on
- * chunking, on a prefix-cache hit, on preemption, on the number of threads or on a restart. On small random models, on
- * every backend of this machine. */
+ * chunking, on a prefix-cache hit, on preemption, on the number of threads, on a restart or on drafts. On small random
+ * models, on every backend of this machine. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +15,8 @@
 #include "tests/unit/engine/batch/front.h"
 #include "tests/unit/engine/fixture.h"
 #include "tests/unit/engine/requests.h"
+#include "tests/unit/kernels/emulated_amx.h"
+#include "tests/unit/kernels/kern.h"
 
 typedef int open_fn(const struct sk_backend_conf *conf, struct sk_backend **ret, struct sk_err *err);
 
@@ -26,10 +28,17 @@ struct model {
     bool wide;       /* SmolLM2's widths, so that rows meet every tile of the kernels */
 };
 static const struct model models[] = {
-    {"ref f32", sk_ref_open, SK_F32, SK_F32, 0, false},    {"ref q8, window", sk_ref_open, SK_Q8, SK_F16, 40, false},
-    {"cpu f32", sk_cpu_open, SK_F32, SK_F32, 0, false},    {"cpu bf16", sk_cpu_open, SK_BF16, SK_F16, 0, false},
-    {"cpu q8", sk_cpu_open, SK_Q8, SK_F32, 0, false},      {"cpu q4, window", sk_cpu_open, SK_Q4, SK_F16, 40, false},
-    {"cpu q4, wide", sk_cpu_open, SK_Q4, SK_F16, 0, true}, {"cpu bf16, wide", sk_cpu_open, SK_BF16, SK_F16, 0, true},
+    {"ref f32", sk_ref_open, SK_F32, SK_F32, 0, false},
+    {"ref q8, window", sk_ref_open, SK_Q8, SK_Q8, 40, false},
+    {"cpu f32", sk_cpu_open, SK_F32, SK_F32, 0, false},
+    {"cpu bf16", sk_cpu_open, SK_BF16, SK_BF16, 0, false},
+    {"cpu q8", sk_cpu_open, SK_Q8, SK_F32, 0, false},
+    {"cpu q4, window", sk_cpu_open, SK_Q4, SK_BF16, 40, false},
+    {"cpu q4, wide", sk_cpu_open, SK_Q4, SK_BF16, 0, true},
+    {"cpu bf16, wide", sk_cpu_open, SK_BF16, SK_Q8, 0, true},
+    {"emulated amx q4, window", emulated_amx_open, SK_Q4, SK_BF16, 40, false}, /* its classes differ */
+    {"emulated amx q8", emulated_amx_open, SK_Q8, SK_F32, 0, false},
+    {"emulated amx bf16", emulated_amx_open, SK_BF16, SK_BF16, 0, false},
 };
 
 /* How the requests are run: everything that must not matter. */
@@ -38,6 +47,7 @@ struct way {
     int n_thread;
     bool alone, cache, twice; /* alone: one request after the other; twice: all of it again, over a warm cache */
     uint32_t n_done;          /* tokens that each request already has, if it has more than that */
+    uint32_t max_draft;       /* tokens drafted wherever there are any to draft; 0 = none */
     uint32_t preempt_every; /* steps after which the youngest running one is preempted; 0 = only when blocks run out */
 };
 
@@ -85,6 +95,7 @@ static void rig_open(struct rig *r, const struct model *m, const struct way *w, 
                               .max_row = w->max_row,
                               .max_len = 256,
                               .max_queue = 400,
+                              .draft = {.max = w->max_draft, .always = true},
                               .n_vocab = desc.n_vocab,
                               .rank = r->rank};
     lc.n_eos = r->fix.dir.n_eos;
@@ -162,7 +173,7 @@ static void run_all(struct rig *r, const struct way *w)
 }
 
 static void run_way(const struct model *m, struct request *reqs, const struct way *w, const char *record,
-                    uint64_t *ret_preempt, uint64_t *ret_hit)
+                    struct sk_wire_stats *ret)
 {
     struct rig r;
     uint32_t first[N_REQ], skip[N_REQ];
@@ -188,14 +199,14 @@ static void run_way(const struct model *m, struct request *reqs, const struct wa
         for (uint32_t i = 0; i < N_REQ; i++)
             for (uint32_t k = 0; k < reqs[i].req.n_choice; k++) {
                 char what[160];
-                snprintf(what, sizeof what, "%s, request %u/%u, %u rows a step, %u blocks, %d threads, %s%s, %u done",
-                         m->name, i, k, w->max_row, w->n_blk, w->n_thread, w->alone ? "alone" : "together",
-                         pass ? ", cached" : "", w->n_done);
+                snprintf(what, sizeof what,
+                         "%s, request %u/%u, %u rows a step, %u blocks, %d threads, %s%s, %u done, %u drafted", m->name,
+                         i, k, w->max_row, w->n_blk, w->n_thread, w->alone ? "alone" : "together",
+                         pass ? ", cached" : "", w->n_done, w->max_draft);
                 same_seq(&r.front.seqs[first[i] + k], &reqs[i].want[k], skip[i], what);
             }
     }
-    *ret_preempt = r.loop->stats.preemptions;
-    *ret_hit = r.loop->stats.cache_hit_tok;
+    *ret = r.loop->stats;
     rig_close(&r);
 }
 
@@ -248,9 +259,13 @@ static bool available(const struct model *m)
 static void test_contract(void **state)
 {
     const struct model *m = *state;
-    uint64_t preempt, hit;
+    struct sk_wire_stats s;
     if (!available(m))
         skip();
+    if (KERN_SANITIZED && (m->wide || m->open == emulated_amx_open)) {
+        puts("not with sanitizers, which take minutes for it: tests/unit/kernels has the kernels alone");
+        skip();
+    }
     struct request *reqs = answer_alone(m);
     const struct way ways[] = {
         {.max_seqs = 64, .max_row = 512, .cache = false}, /* in a batch of 64 */
@@ -262,8 +277,8 @@ static void test_contract(void **state)
         {.max_seqs = 64, .max_row = 512, .cache = true, .n_thread = 2}, /* threads */
     };
     for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
-        run_way(m, reqs, &ways[i], NULL, &preempt, &hit);
-        assert_true(!ways[i].twice || hit > 500);
+        run_way(m, reqs, &ways[i], NULL, &s);
+        assert_true(!ways[i].twice || s.cache_hit_tok > 500);
     }
     const struct way tight[] = {{.max_seqs = 64,
                                  .max_row = 64,
@@ -272,13 +287,27 @@ static void test_contract(void **state)
                                 {.max_seqs = 16, .max_row = 64, .cache = true, .preempt_every = 3},
                                 {.max_seqs = 16, .max_row = 64, .cache = false, .preempt_every = 5}};
     for (size_t i = 0; i < sizeof tight / sizeof tight[0]; i++) {
-        run_way(m, reqs, &tight[i], NULL, &preempt, &hit);
-        assert_true(!tight[i].preempt_every || preempt > 20);
+        run_way(m, reqs, &tight[i], NULL, &s);
+        assert_true(!tight[i].preempt_every || s.preemptions > 20);
     }
     for (uint32_t n_done = 1; n_done <= 33; n_done += 16) {
         const struct way again = {.max_seqs = 32, .max_row = 64, .cache = true, .n_done = n_done};
-        run_way(m, reqs, &again, NULL, &preempt, &hit);
+        run_way(m, reqs, &again, NULL, &s);
     }
+    uint64_t right = 0, wrong = 0;
+    const struct way drafted[] = {
+        {.max_seqs = 8, .max_row = 512, .alone = true, .max_draft = 4}, /* one at a time, as where drafts pay */
+        {.max_seqs = 64, .max_row = 512, .cache = true, .twice = true, .max_draft = 8, .n_thread = 2},
+        {.max_seqs = 64, .max_row = 64, .n_blk = 12, .cache = true, .max_draft = SK_DRAFT_MAX}, /* blocks run out */
+        {.max_seqs = 16, .max_row = 64, .cache = true, .preempt_every = 3, .max_draft = 8},
+        {.max_seqs = 32, .max_row = 64, .cache = true, .n_done = 17, .max_draft = 8},
+    };
+    for (size_t i = 0; i < sizeof drafted / sizeof drafted[0]; i++) {
+        run_way(m, reqs, &drafted[i], NULL, &s);
+        right += s.accept_tok;
+        wrong += s.draft_tok - s.accept_tok;
+    }
+    assert_true(right > 300 && wrong > 1000);
     free_requests(reqs);
 }
 
@@ -286,13 +315,14 @@ static void test_contract(void **state)
 static void test_replay(void **state)
 {
     const struct model *m = &models[0];
-    const struct way w = {.max_seqs = 32, .max_row = 64, .n_blk = 12, .cache = true};
+    const struct way w = {.max_seqs = 32, .max_row = 64, .n_blk = 12, .cache = true, .max_draft = 6};
     char path[] = "/tmp/skein-record-XXXXXX";
-    uint64_t preempt, hit;
+    struct sk_wire_stats stats;
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     struct request *reqs = answer_alone(m);
-    run_way(m, reqs, &w, path, &preempt, &hit);
+    run_way(m, reqs, &w, path, &stats);
+    assert_true(stats.draft_tok > stats.accept_tok && stats.accept_tok > 0);
     free_requests(reqs);
 
     for (int changed = 0; changed < 2; changed++) {

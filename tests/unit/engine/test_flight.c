@@ -25,9 +25,9 @@ struct model {
     uint32_t window; /* of the second layer */
 };
 static const struct model models[] = {{"ref f32", "ref", SK_F32, "f32", 0},
-                                      {"ref q8, window", "ref", SK_Q8, "f16", 40},
-                                      {"cpu q8", "cpu", SK_Q8, "f16", 0},
-                                      {"cpu q4, window", "cpu", SK_Q4, "f16", 40},
+                                      {"ref q8, window", "ref", SK_Q8, "bf16", 40},
+                                      {"cpu q8", "cpu", SK_Q8, "q8", 0},
+                                      {"cpu q4, window", "cpu", SK_Q4, "bf16", 40},
                                       {"cpu bf16", "cpu", SK_BF16, "f32", 0}};
 
 enum { MAX_PLAN = 40, SEGMENT_BYTES = 4 << 20, LOOK_EVERY = 25, PREEMPT_EVERY = 7 };
@@ -115,6 +115,7 @@ static void run(const struct model *m, const char *dir)
         fail_msg("%s", err.msg);
     if (sk_load_loop_open(&l, &recording, &ll, &err))
         fail_msg("%s", err.msg);
+    ll.loop->conf.draft.always = true;
     close(fd);
 
     struct request *reqs = sk_calloc(N_REQ, sizeof *reqs);
@@ -138,6 +139,7 @@ static void run(const struct model *m, const char *dir)
     assert_true(sum.n_row > 1000);
     assert_true(sk_board_progress(&board) > ll.loop->step); /* and it showed that its steps went on */
     assert_true(ll.loop->stats.preemptions > 5 && ll.loop->stats.cache_hit_tok > 300);
+    assert_true(ll.loop->stats.draft_tok > ll.loop->stats.accept_tok && ll.loop->stats.accept_tok > 0);
     front_done(&front);
     sk_free(reqs);
     sk_load_loop_close(&ll);

@@ -43,7 +43,7 @@ static void context_fits_the_cache(void **state)
         assert_true(sk_sched_fits(&pool, l.rank_conf.max_len, 0));
         sk_load_close(&l);
     }
-    c.kv_memory = 50 << 10;
+    c.kv_memory = 25 << 10;
     c.max_model_len = 256; /* asked for: refused */
     assert_int_equal(sk_load_open(&c, NULL, on_load, NULL, &l, &err), -SK_ENOMEM);
     assert_string_equal(err.param, "kv-memory");

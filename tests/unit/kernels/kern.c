@@ -6,6 +6,8 @@
 #include <string.h>
 #include "comm/base/mem.h"
 #include "comm/base/rng.h"
+#include "tests/unit/kernels/emulated_amx.h"
+#include "tests/unit/kernels/emulated_avxvnni.h"
 
 static const struct level {
     const char *name;
@@ -13,9 +15,14 @@ static const struct level {
     const char *isa; /* SKEIN_ISA; NULL: unset */
 } levels[] = {
     {"ref", sk_ref_open, NULL},
+    {"cpu", sk_cpu_open, "avx2"},
+    {"cpu", sk_cpu_open, "avx2-vnni"},
+    {"cpu, emulated avx-vnni", emulated_avxvnni_open, "avx2"},
     {"cpu", sk_cpu_open, "avx512"},
     {"cpu", sk_cpu_open, "avx512-vnni"},
     {"cpu", sk_cpu_open, "avx512-bf16"},
+    {"cpu", sk_cpu_open, "amx"},
+    {"cpu, emulated amx", emulated_amx_open, "avx512-bf16"},
 };
 
 enum { N_LEVEL = sizeof levels / sizeof levels[0], MAX_BUFFER = 256 };
@@ -60,7 +67,7 @@ void kern_each(void (*test)(const struct kern *k))
         }
         k.ref->close(k.ref);
     }
-    assert_true(n_reached > 1 || !__builtin_cpu_supports("avx512f"));
+    assert_true(n_reached > 1 || !__builtin_cpu_supports("avx2"));
 }
 
 struct sk_backend *kern_ref(void)
@@ -172,7 +179,7 @@ static void make_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32
 {
     for (uint32_t i = 0; i < n_in; i++)
         row[i] = kern_normal(stream, out * n_in + i) / sqrtf((float)n_in);
-    if (dtype != SK_Q8 && dtype != SK_Q4)
+    if (!sk_dtype_in_blocks(dtype))
         return;
     for (uint32_t b = 0; b < n_in / SK_QBLOCK; b++)
         sk_block_quant(dtype, row + (size_t)b * SK_QBLOCK, &blocks[b]);
@@ -186,7 +193,7 @@ static void *pack_rows(uint32_t stream, const struct sk_pack *p, uint32_t first)
     struct sk_block *blocks = kern_zeros((p->n_in / SK_QBLOCK + 1) * sizeof *blocks);
     for (uint32_t o = 0; o < p->n_out; o++) {
         make_row(stream, p->dtype, p->n_in, first + o, row, blocks);
-        if (p->dtype == SK_Q8 || p->dtype == SK_Q4)
+        if (sk_dtype_in_blocks(p->dtype))
             sk_pack_put_blocks(p, data, o, blocks);
         else
             sk_pack_put_row(p, data, o, row);

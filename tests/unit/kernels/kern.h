@@ -10,6 +10,15 @@
 #include <stdbool.h>
 #include "kernels/kernels.h"
 
+/* Is this built with a sanitizer? It makes kernels ten to a hundred times as slow: tests then do less of the same. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define KERN_SANITIZED 1
+#elif defined(__has_feature)
+#define KERN_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
+#else
+#define KERN_SANITIZED 0
+#endif
+
 /* Opens one backend after the other: calls test(backend with one thread, the same with two, ref) for each level of each
  * backend that this machine reaches, and prints those that it does not reach. Fails if none is reached but "ref"
  * itself. */
@@ -43,7 +52,7 @@ void kern_mat_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32_t 
 /* |a - b| <= tol for all n, no NaN. */
 void kern_assert_near(const float *a, const float *b, size_t n, double tol, const char *what);
 void kern_assert_same_bits(const void *a, const void *b, size_t bytes, const char *what);
-void kern_assert_pad(const float *rows, uint32_t n_row, uint32_t width,
-                     uint32_t ld); /* zeros from width to the next multiple of 16 */
+/* Zeros from width to the next multiple of 16. */
+void kern_assert_pad(const float *rows, uint32_t n_row, uint32_t width, uint32_t ld);
 
 #endif

@@ -22,7 +22,9 @@ static const struct shape {
     {SK_BF16, 18, 2, 33, true, false}, {SK_Q8, 1, 32, 1, false, false},   {SK_Q8, 16, 64, 9, true, true},
     {SK_Q8, 49, 1536, 1, true, false}, {SK_Q8, 34, 192, 2, false, true},  {SK_Q8, 20, 32, 5, true, false},
     {SK_Q4, 1, 32, 1, true, false},    {SK_Q4, 16, 64, 8, false, true},   {SK_Q4, 50, 1536, 1, true, true},
-    {SK_Q4, 35, 192, 3, false, false}, {SK_Q4, 19, 96, 4, true, false},
+    {SK_Q4, 35, 192, 3, false, false}, {SK_Q4, 19, 96, 4, true, false},   {SK_Q4S, 1, 32, 1, true, false},
+    {SK_Q4S, 16, 64, 8, false, true},  {SK_Q4S, 50, 1536, 1, true, true}, {SK_Q4S, 35, 192, 3, false, false},
+    {SK_Q4S, 19, 96, 4, true, false},
 };
 
 /* Inputs of a shape on the host, the same for each backend. */
@@ -72,7 +74,7 @@ static void compute(const struct side *side, const struct input *in, struct part
 }
 
 /* Six times the standard deviation of the error that rounding activations causes, + f32 summation. f32, f16 and bf16
- * weights may meet activations rounded to no less than bf16 for bf16, f32 for the others; q8 and q4 weights int8 blocks
+ * weights may meet activations rounded to no less than bf16 for bf16, f32 for the others; those in blocks int8 blocks
  * of 32, error even in +- absmax / 254. */
 static double tolerance(const struct input *in, const float *w, const float *x)
 {
@@ -87,7 +89,7 @@ static double tolerance(const struct input *in, const float *w, const float *x)
             if (in->shape.dtype == SK_BF16)
                 var += pow((double)w[i] * x[i] * 0x1p-9, 2) / 3;
         }
-        if (in->shape.dtype == SK_Q8 || in->shape.dtype == SK_Q4)
+        if (sk_dtype_in_blocks(in->shape.dtype))
             var += sq * pow(max / 254, 2) / 3;
     }
     return 6 * sqrt(var) + size * 1e-6;
@@ -113,6 +115,8 @@ static const struct part parts[] = {
     {1, 3, 1},  {2, 5, 2},    {40, 5, 5},   {9, 8, 4},   {8, 8, 8},  {0, 16, 16}, {3, 16, 7},
     {0, 17, 0}, {20, 17, 17}, {31, 33, 16}, {0, 33, 33}, {0, 64, 1}, {0, 64, 63},
 };
+
+enum { N_PART = sizeof parts / sizeof parts[0], MAX_HEIGHT = 33 }; /* then every number of rows up to this */
 
 static void check_shape(const struct kern *k, const struct shape *shape)
 {
@@ -142,8 +146,9 @@ static void check_shape(const struct kern *k, const struct shape *shape)
     check_against_ref(&in, want, decode, what);
     if (k->one->classes_equal)
         kern_assert_same_bits(prompt, decode, (size_t)MAX_ROW * LD_OUT * 4, what);
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        const struct part p = parts[i];
+    for (uint32_t i = 0; i < N_PART + MAX_HEIGHT; i++) {
+        const uint32_t height = i - N_PART + 1;
+        const struct part p = i < N_PART ? parts[i] : (struct part){height % 31, height, i % 3 * height / 2};
         for (int n_thread = 1; n_thread <= 2; n_thread++) {
             compute(n_thread == 1 ? &one : &two, &in, p, got);
             for (uint32_t r = 0; r < p.n_row; r++)

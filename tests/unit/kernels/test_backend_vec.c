@@ -1,5 +1,5 @@
-/* embed, norm, act, add and gather of every backend and level against kernels/ref, and each row alone against itself
- * among others. */
+/* embed, add, gather and what comes before a linear (norm, act) of every backend and level against kernels/ref, and
+ * each row alone against itself among others. */
 #include "tests/unit/kernels/kern.h"
 
 #include <math.h>
@@ -10,7 +10,7 @@
 
 enum { N_ROW = 17 };
 
-static const uint32_t widths[] = {1, 8, 15, 16, 17, 31, 64, 100, 128, 576, 2500};
+static const uint32_t widths[] = {1, 8, 15, 16, 17, 31, 64, 100, 128, 576, 1100};
 enum { N_WIDTH = sizeof widths / sizeof widths[0] };
 
 /* `want` and `got` hold n_row rows; |difference| <= tol * (1 + |want|). */
@@ -49,53 +49,68 @@ static void check_op(const struct kern *k, row_op op, const void *arg, const flo
     sk_free(want), sk_free(all), sk_free(got);
 }
 
-struct norm {
-    uint32_t dim, ld;
-    bool layer, bias, in_place;
+/* What comes before a linear is seen through one that changes nothing: f32 weights, the identity. */
+static struct sk_mat identity(struct sk_backend *be, uint32_t n)
+{
+    struct sk_mat mat = {0};
+    assert_int_equal(sk_pack_layout(&mat.pack, SK_F32, n, n, n), 0);
+    void *data = kern_zeros(mat.pack.bytes);
+    float *row = kern_zeros(n * sizeof *row);
+    for (uint32_t i = 0; i < n; i++) {
+        row[i] = 1;
+        sk_pack_put_row(&mat.pack, data, i, row);
+        row[i] = 0;
+    }
+    mat.data = kern_put(be, data, mat.pack.bytes);
+    sk_free(data), sk_free(row);
+    return mat;
+}
+
+struct pre {
+    struct sk_op_pre op; /* bias.a != 0: there is one */
+    uint32_t width, ld_in;
+    struct sk_mat one, two, ref; /* of each backend */
 };
 
-static void run_norm(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret)
+static void run_pre(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret)
 {
-    const struct norm *norm = arg;
-    const size_t bytes = (size_t)n_row * norm->ld * sizeof *in;
-    float *weight = kern_rows(20, 1, norm->dim, norm->ld), *bias = kern_rows(21, 1, norm->dim, norm->ld);
-    struct sk_op_norm op = {.x = kern_put(be, in, bytes),
-                            .n_row = n_row,
-                            .dim = norm->dim,
-                            .ld = norm->ld,
-                            .eps = 1e-5f,
-                            .layer = norm->layer};
-    op.out = norm->in_place ? op.x : kern_new(be, bytes);
-    op.weight = kern_put(be, weight, norm->ld * sizeof *weight);
-    if (norm->bias)
-        op.bias = kern_put(be, bias, norm->ld * sizeof *bias);
-    be->norm(be, &op);
-    kern_get(be, op.out, ret, bytes);
-    kern_free_all(be);
+    const struct pre *pre = arg;
+    const uint32_t ld = (uint32_t)SK_ALIGN16(pre->width);
+    float *weight = kern_rows(20, 1, pre->width, ld), *bias = kern_rows(21, 1, pre->width, ld);
+    const struct sk_mat *mat = strcmp(be->name, "ref") == 0 ? &pre->ref : be->n_thread == 1 ? &pre->one : &pre->two;
+    struct sk_op_linear op = {.x = kern_put(be, in, (size_t)n_row * pre->ld_in * sizeof *in),
+                              .out = kern_new(be, (size_t)n_row * ld * sizeof *ret),
+                              .ld_out = ld,
+                              .ld_x = pre->ld_in,
+                              .pre = pre->op,
+                              .mat = mat,
+                              .n_row = n_row};
+    op.pre.weight = kern_put(be, weight, ld * sizeof *weight);
+    if (pre->op.bias.a != 0)
+        op.pre.bias = kern_put(be, bias, ld * sizeof *bias);
+    be->linear(be, &op);
+    kern_get(be, op.out, ret, (size_t)n_row * ld * sizeof *ret);
+    kern_free(be, op.x);
+    kern_free(be, op.out);
+    kern_free(be, op.pre.weight);
+    if (pre->op.bias.a != 0)
+        kern_free(be, op.pre.bias);
     sk_free(weight);
     sk_free(bias);
 }
 
-struct act {
-    uint32_t width, ld_in, ld_out;
-    enum sk_op_act_kind kind;
-    bool gated;
-};
-
-static void run_act(struct sk_backend *be, const void *arg, const float *in, uint32_t n_row, float *ret)
+static void bind(struct pre *pre, const struct kern *k)
 {
-    const struct act *act = arg;
-    struct sk_op_act op = {.in = kern_put(be, in, (size_t)n_row * act->ld_in * sizeof *in),
-                           .out = kern_new(be, (size_t)n_row * act->ld_out * sizeof *ret),
-                           .n_row = n_row,
-                           .width = act->width,
-                           .ld_out = act->ld_out,
-                           .ld_in = act->ld_in,
-                           .kind = act->kind,
-                           .gated = act->gated};
-    be->act(be, &op);
-    kern_get(be, op.out, ret, (size_t)n_row * act->ld_out * sizeof *ret);
-    kern_free_all(be);
+    pre->one = identity(k->one, pre->width);
+    pre->two = identity(k->two, pre->width);
+    pre->ref = identity(k->ref, pre->width);
+}
+
+static void unbind(const struct pre *pre, const struct kern *k)
+{
+    kern_free(k->one, pre->one.data);
+    kern_free(k->two, pre->two.data);
+    kern_free(k->ref, pre->ref.data);
 }
 
 static void check_norm(const struct kern *k)
@@ -108,11 +123,15 @@ static void check_norm(const struct kern *k)
             x[2 * ld + c] = 0;
             x[3 * ld + c] += 30; /* a mean far from 0 */
         }
-        for (int mode = 0; mode < 8; mode++) {
-            struct norm norm = {dim, ld, mode & 1, mode & 2, mode & 4};
+        struct pre pre = {.op = {.eps = 1e-5f}, .width = dim, .ld_in = ld};
+        bind(&pre, k);
+        for (int mode = 0; mode < 4; mode++) {
+            pre.op.kind = mode & 1 ? SK_PRE_LAYER_NORM : SK_PRE_RMS_NORM;
+            pre.op.bias.a = mode & 2;
             /* One value in a LayerNorm is its own mean: the rest is rounding, scaled up. */
-            check_op(k, run_norm, &norm, x, ld, dim, 2e-5, norm.layer ? "LayerNorm" : "RMS norm");
+            check_op(k, run_pre, &pre, x, ld, dim, 2e-5, mode & 1 ? "LayerNorm" : "RMS norm");
         }
+        unbind(&pre, k);
         sk_free(x);
     }
 }
@@ -121,18 +140,23 @@ static void check_act(const struct kern *k)
 {
     static const char *const names[] = {"silu", "gelu tanh", "gelu erf", "relu"};
     for (int i = 0; i < N_WIDTH; i++) {
+        struct pre pre = {.width = widths[i]};
+        bind(&pre, k);
         for (int mode = 0; mode < 8; mode++) {
             uint32_t width = widths[i], n_in = width * (1 + (uint32_t)(mode & 1)), ld_in = (uint32_t)SK_ALIGN16(n_in);
-            struct act act = {width, ld_in, (uint32_t)SK_ALIGN16(width), (enum sk_op_act_kind)(mode / 2), mode & 1};
+            pre.op.kind = mode & 1 ? SK_PRE_GATED_ACT : SK_PRE_ACT;
+            pre.op.act = (enum sk_op_act_kind)(mode / 2);
+            pre.ld_in = ld_in;
             float *in = kern_rows(23, N_ROW, n_in, ld_in);
             for (uint32_t c = 0; c < width; c++) {
                 in[ld_in + c] *= 30; /* far out on both sides */
                 in[2 * ld_in + c] *= 1e-3f;
                 in[3 * ld_in + c] = c % 2 ? -0.0f : 1e4f;
             }
-            check_op(k, run_act, &act, in, ld_in, width, 2e-6, names[mode / 2]);
+            check_op(k, run_pre, &pre, in, ld_in, width, 2e-6, names[mode / 2]);
             sk_free(in);
         }
+        unbind(&pre, k);
     }
 }
 

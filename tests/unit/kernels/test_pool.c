@@ -32,6 +32,11 @@ static void note(void *ctx, uint32_t item, int worker)
     s->value[item] = item + s->add;
 }
 
+static void run(struct sk_pool *pool, uint32_t n_item, sk_pool_fn fn, void *ctx)
+{
+    sk_pool_run(pool, &(struct sk_pool_stage){fn, n_item}, 1, ctx);
+}
+
 static void each_item_runs_once(void **state)
 {
     static const int n_threads[] = {1, 2, 3, 8};
@@ -42,7 +47,7 @@ static void each_item_runs_once(void **state)
         assert_int_equal(sk_pool_size(pool), n_threads[t]);
         for (size_t i = 0; i < 5; i++) {
             struct seen s = {.add = t * 100 + i};
-            sk_pool_run(pool, n_items[i], note, &s);
+            run(pool, n_items[i], note, &s);
             for (uint32_t k = 0; k < MAX_ITEM; k++) {
                 assert_int_equal(s.n_run[k], k < n_items[i]);
                 assert_true(s.worker[k] >= 0 && s.worker[k] < n_threads[t]);
@@ -63,7 +68,7 @@ static void late_workers_touch_nothing(void **state)
         struct seen *s = sk_calloc(1, sizeof *s); /* freed after the job: a late write is seen by the sanitizers */
         assert_non_null(s);
         s->add = i;
-        sk_pool_run(pool, 2 + i % 5, note, s);
+        run(pool, 2 + i % 5, note, s);
         for (uint32_t k = 0; k < 2 + i % 5; k++)
             assert_int_equal(s->n_run[k], 1);
         assert_int_equal(s->n_run[2 + i % 5], 0);
@@ -82,9 +87,97 @@ static void it_closes_at_any_moment(void **state)
         for (volatile uint32_t wait = i % 7 * 200; wait > 0; wait--)
             ;
         if (i % 2)
-            sk_pool_run(pool, 3, note, &s);
+            run(pool, 3, note, &s);
         sk_pool_close(pool);
     }
+}
+
+/* Each stage reads what all items of the one before wrote; cells are not atomic: the pool must order them. */
+struct relay {
+    uint32_t n[SK_POOL_MAX_STAGE];
+    uint64_t cell[SK_POOL_MAX_STAGE][MAX_ITEM];
+    uint64_t add;
+};
+
+static void relay_stage(struct relay *r, int stage, uint32_t item)
+{
+    uint64_t sum = r->add + item;
+    for (uint32_t i = 0; stage > 0 && i < r->n[stage - 1]; i++)
+        sum += r->cell[stage - 1][i];
+    r->cell[stage][item] = sum;
+}
+
+static void relay_0(void *ctx, uint32_t item, int worker)
+{
+    relay_stage(ctx, 0, item);
+}
+
+static void relay_1(void *ctx, uint32_t item, int worker)
+{
+    relay_stage(ctx, 1, item);
+}
+
+static void relay_2(void *ctx, uint32_t item, int worker)
+{
+    relay_stage(ctx, 2, item);
+}
+
+static void relay_3(void *ctx, uint32_t item, int worker)
+{
+    relay_stage(ctx, 3, item);
+}
+
+static void a_stage_sees_the_one_before(void **state)
+{
+    static const sk_pool_fn fn[] = {relay_0, relay_1, relay_2, relay_3};
+    static const int n_threads[] = {1, 2, 5, 16};
+    static struct relay got, want;
+    for (size_t t = 0; t < 4; t++) {
+        struct sk_pool *pool = NULL;
+        assert_int_equal(sk_pool_open(n_threads[t], false, &pool, NULL), 0);
+        for (uint32_t i = 0; i < 400; i++) {
+            struct sk_pool_stage stage[SK_POOL_MAX_STAGE];
+            const uint32_t n_stage = 1 + i % SK_POOL_MAX_STAGE;
+            memset(&got, 0, sizeof got);
+            got.add = i;
+            for (uint32_t s = 0; s < n_stage; s++) {
+                got.n[s] = (i * 7 + s * 13) % 40; /* none at all, too */
+                stage[s] = (struct sk_pool_stage){fn[s], got.n[s]};
+            }
+            want = got;
+            sk_pool_run(pool, stage, n_stage, &got);
+            sk_pool_run_alone(stage, n_stage, &want);
+            assert_memory_equal(&got, &want, sizeof got);
+        }
+        sk_pool_close(pool);
+    }
+}
+
+struct held {
+    _Atomic uint32_t n_run;
+    uint32_t n_item;
+};
+
+/* Item 0 returns only after all others: whoever has a stretch with it cannot run the rest of the stretch. */
+static void hold(void *ctx, uint32_t item, int worker)
+{
+    struct held *h = ctx;
+    if (item > 0)
+        atomic_fetch_add(&h->n_run, 1);
+    while (item == 0 && atomic_load(&h->n_run) < h->n_item - 1)
+        sched_yield();
+}
+
+static void others_finish_a_stretch(void **state)
+{
+    struct sk_pool *pool = NULL;
+    assert_int_equal(sk_pool_open(3, false, &pool, NULL), 0);
+    for (uint32_t i = 0; i < 50; i++) {
+        struct held h = {.n_item = 2 + i * 3};
+        run(pool, h.n_item, hold, &h);
+        assert_int_equal(atomic_load(&h.n_run), h.n_item - 1);
+    }
+    sk_pool_close(pool);
 }
 
 struct meeting {
@@ -109,7 +202,7 @@ static void workers_run_at_the_same_time(void **state)
         struct meeting m = {0};
         if (i % 5 == 0)
             usleep(2000); /* time to fall asleep: waking must work as well */
-        sk_pool_run(pool, 2, meet, &m);
+        run(pool, 2, meet, &m);
         assert_int_not_equal(atomic_load(&m.worker[0]), atomic_load(&m.worker[1]));
     }
     sk_pool_close(pool);
@@ -121,7 +214,7 @@ static void an_idle_pool_sleeps(void **state)
     struct seen s = {0};
     struct timespec before, after;
     assert_int_equal(sk_pool_open(4, false, &pool, NULL), 0);
-    sk_pool_run(pool, 100, note, &s);
+    run(pool, 100, note, &s);
     usleep(100 * 1000);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
     usleep(100 * 1000);
@@ -177,6 +270,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_item_runs_once),
+        cmocka_unit_test(a_stage_sees_the_one_before),
+        cmocka_unit_test(others_finish_a_stretch),
         cmocka_unit_test(late_workers_touch_nothing),
         cmocka_unit_test(it_closes_at_any_moment),
         cmocka_unit_test(workers_run_at_the_same_time),

@@ -126,6 +126,8 @@ static void rows_of_a_step(void **state)
     samp[2].slot = 1, samp[2].pos = 2, samp[2].n_top = 2;
     samp[3].flags = 0;
     samp[3].slot = 0, samp[3].pos = 3, samp[3].top_k = 1;
+    for (int r = 0; r < N_ROW - 1; r++) /* nobody asks for the log-prob of the last */
+        samp[r].flags |= SK_SAMP_LOGPROB;
     for (int i = 0; i < N_ROW * LD; i++)
         work[i] = 123;
     struct sk_op_logits op = {.logits = kern_put(be, logits, sizeof logits),
@@ -147,12 +149,13 @@ static void rows_of_a_step(void **state)
 
     const int32_t want[2 * MAX_LEN] = {1, 3, 4, 6, 2, 2, 5, 6};
     assert_memory_equal(drawn, want, sizeof want);
-    const int32_t id[N_ROW] = {6, 4, 5, 6}, rank[N_ROW] = {1, 2, 5, 1};
+    const int32_t id[N_ROW] = {6, 4, 5, 6}, rank[N_ROW] = {1, 2, 5, 0};
     for (int r = 0; r < N_ROW; r++) {
         assert_int_equal(result[r].id, id[r]);
         assert_int_equal(result[r].rank, rank[r]);
-        assert_true(fabsf(result[0].logprob - result[r].logprob - (raw[6] - raw[id[r]])) <
-                    1e-6f); /* of the raw logits */
+        assert_true(r == 3 ? result[r].logprob == 0
+                           : fabsf(result[0].logprob - result[r].logprob - (raw[6] - raw[id[r]])) <
+                                 1e-6f); /* of the raw logits */
         assert_int_equal(result[r].n_top, r == 2 ? 2 : 0);
         assert_true(r == 1 ? work[r * LD + 6] == -INFINITY : work[r * LD + 6] == 123); /* other rows are not touched */
     }

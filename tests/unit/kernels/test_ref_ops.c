@@ -43,7 +43,8 @@ static void memory(void **state)
     be->release(be, d, sizeof text);
     be->free(be, (struct sk_dev){0}, 0);
     assert_int_equal(be->alloc(be, UINT64_MAX).a, 0);
-    assert_int_equal(be->kv_block_bytes(be, SK_F16, 3, 16), 2 * 32 * 3 * 16 * 2);
+    assert_int_equal(be->kv_block_bytes(be, SK_BF16, 3, 16), 2 * 32 * 3 * 16 * 2);
+    assert_int_equal(be->kv_block_bytes(be, SK_Q8, 3, 48), 2 * 32 * 3 * (48 + 2 * 4));
 }
 
 static void out_of_memory_is_told_by_wait(void **state)
@@ -90,45 +91,58 @@ static void linear(void **state)
     sk_free(old);
 }
 
+/* Four inputs that a matrix of ones and zeros lets through. */
+static void through(const struct sk_op_pre *pre, const float *x, uint32_t n_row, float *ret)
+{
+    struct sk_mat mat = {0};
+    float one[16 * 4] = {0};
+    assert_int_equal(sk_pack_layout(&mat.pack, SK_F32, 4, 4, 4), 0);
+    assert_int_equal(mat.pack.bytes, sizeof one);
+    for (int i = 0; i < 4; i++)
+        one[i * 16 + i] = 1;
+    mat.data = put(one, 64);
+    struct sk_op_linear op = {.out = kern_new(be, n_row * 64),
+                              .x = put(x, n_row * 16),
+                              .ld_out = 16,
+                              .ld_x = 16,
+                              .pre = *pre,
+                              .mat = &mat,
+                              .n_row = n_row};
+    be->linear(be, &op);
+    kern_get(be, op.out, ret, n_row * 64);
+}
+
 static void norm(void **state)
 {
-    float x[2 * 16] = {1, 2, 3, 4}, weight[16] = {1, 1, 2, 1}, bias[16] = {0, 0, 0, 10}, out[2 * 16];
-    struct sk_op_norm op = {
-        .out = kern_new(be, sizeof out), .x = put(x, 32), .weight = put(weight, 16), .n_row = 2, .dim = 4, .ld = 16};
+    const float x[2 * 16] = {1, 2, 3, 4}, weight[16] = {1, 1, 2, 1}, bias[16] = {0, 0, 0, 10};
+    float out[2 * 16];
+    struct sk_op_pre pre = {.kind = SK_PRE_RMS_NORM, .weight = put(weight, 16), .eps = 0.5f};
     const float rms = sqrtf(7.5f + 0.5f), dev = sqrtf(1.25f + 0.5f);
-    op.eps = 0.5f;
-    be->norm(be, &op);
-    kern_get(be, op.out, out, sizeof out);
+    through(&pre, x, 2, out);
     kern_assert_near(out, (float[]){1 / rms, 2 / rms, 6 / rms, 4 / rms, 0, 0, 0, 0}, 8, 1e-6, "RMS norm");
     kern_assert_near(out + 16, (float[4]){0}, 4, 0, "RMS norm of zeros");
-    op.layer = true;
-    op.bias = put(bias, 16);
-    op.out = op.x;
-    be->norm(be, &op);
-    kern_get(be, op.out, out, sizeof out);
+    pre.kind = SK_PRE_LAYER_NORM;
+    pre.bias = put(bias, 16);
+    through(&pre, x, 2, out);
     kern_assert_near(out, (float[]){-1.5f / dev, -0.5f / dev, 1 / dev, 10 + 1.5f / dev, 0, 0}, 6, 1e-6, "LayerNorm");
     kern_assert_near(out + 16, bias, 4, 0, "LayerNorm of zeros");
 }
 
 static void activations(void **state)
 {
-    float in[16] = {1, -1, 3, 0, 2, 3, 4, 5}, out[16];
+    const float in[16] = {1, -1, 3, 0, 2, 3, 4, 5};
     const float silu[4] = {0.7310585786f, -0.2689414214f, 2.857722380f, 0},
                 tanh_[4] = {0.8411919906f, -0.1588080094f, 2.996362607f, 0};
     const float erf_[4] = {0.8413447461f, -0.1586552539f, 2.995950306f, 0}, relu[4] = {1, 0, 3, 0};
     const float *want[] = {
         [SK_OP_SILU] = silu, [SK_OP_GELU_TANH] = tanh_, [SK_OP_GELU_ERF] = erf_, [SK_OP_RELU] = relu};
-    struct sk_op_act op = {
-        .out = kern_new(be, sizeof out), .in = put(in, 16), .n_row = 1, .width = 4, .ld_out = 16, .ld_in = 16};
+    float out[16];
     for (int kind = SK_OP_SILU; kind <= SK_OP_RELU; kind++) {
-        op.kind = (enum sk_op_act_kind)kind;
-        op.gated = false;
-        be->act(be, &op);
-        kern_get(be, op.out, out, sizeof out);
+        struct sk_op_pre pre = {.kind = SK_PRE_ACT, .act = (enum sk_op_act_kind)kind};
+        through(&pre, in, 1, out);
         kern_assert_near(out, want[kind], 4, 1e-6, "act");
-        op.gated = true;
-        be->act(be, &op);
-        kern_get(be, op.out, out, sizeof out);
+        pre.kind = SK_PRE_GATED_ACT;
+        through(&pre, in, 1, out);
         for (int i = 0; i < 4; i++)
             out[i] /= in[4 + i];
         kern_assert_near(out, want[kind], 4, 1e-6, "gated act");
@@ -178,7 +192,6 @@ enum { N_HEAD = 4, N_KV = 2, DIM = 4, STRIDE = 16, LD_QKV = (N_HEAD + 2 * N_KV) 
 struct toy {
     struct sk_kv_layer kv;
     struct sk_rows rows;
-    struct sk_op_rope_kv store;
     struct sk_op_attention attention;
 };
 
@@ -201,21 +214,14 @@ static void toy_init(struct toy *t, enum sk_dtype dtype, const float *qkv)
                                .max_pos = LEN - 1,
                                .slot = kern_put(be, slot, sizeof slot),
                                .pos = kern_put(be, pos, sizeof pos)};
-    t->store = (struct sk_op_rope_kv){.qkv = put(qkv, (size_t)LEN * LD_QKV),
-                                      .ld = LD_QKV,
-                                      .n_head = N_HEAD,
-                                      .rows = &t->rows,
-                                      .table = kern_put(be, table, sizeof table),
-                                      .ld_table = 3,
-                                      .kv = &t->kv};
     t->attention = (struct sk_op_attention){.out = kern_new(be, (size_t)LEN * N_HEAD * STRIDE * 4),
-                                            .q = t->store.qkv,
+                                            .qkv = put(qkv, (size_t)LEN * LD_QKV),
                                             .ld_out = N_HEAD * STRIDE,
-                                            .ld_q = LD_QKV,
+                                            .ld_qkv = LD_QKV,
                                             .n_head = N_HEAD,
                                             .scale = 1,
                                             .rows = &t->rows,
-                                            .table = t->store.table,
+                                            .table = kern_put(be, table, sizeof table),
                                             .ld_table = 3,
                                             .kv = &t->kv};
 }
@@ -234,7 +240,6 @@ static void attention_of_equal_scores_is_the_mean(void **state)
     for (int window = 0; window <= LEN + 1; window += 23) {
         toy_init(&t, SK_F32, qkv);
         t.attention.window = (uint32_t)window;
-        be->rope_kv(be, &t.store);
         be->attention(be, &t.attention);
         kern_get(be, t.attention.out, out, sizeof out);
         for (int p = 0; p < LEN; p++) {
@@ -249,10 +254,11 @@ static void attention_of_equal_scores_is_the_mean(void **state)
     }
 }
 
-/* Two positions, scores 0 and 1 after scaling. f16 stores saturate. */
+/* Two positions, scores 0 and 1 after scaling. Stores saturate. */
 static void attention_weighs_by_softmax(void **state)
 {
     static float qkv[LEN * LD_QKV], out[LEN * N_HEAD * STRIDE];
+    const enum sk_dtype dtypes[] = {SK_BF16, SK_Q8};
     struct toy t;
     float *row = qkv + LD_QKV;
     for (int h = 0; h < N_HEAD; h++)
@@ -261,67 +267,101 @@ static void attention_weighs_by_softmax(void **state)
         row[h * STRIDE + 1] = 0.5f;
     for (int h = N_HEAD + N_KV; h < N_HEAD + 2 * N_KV; h++) {
         row[h * STRIDE] = 1;
-        row[h * STRIDE + 2] = 1e9f;
-        row[h * STRIDE + 3] = -1e9f;
+        row[h * STRIDE + 2] = 127;
+        row[h * STRIDE + 3] = -127;
     }
-    toy_init(&t, SK_F16, qkv);
-    t.rows.n_row = 2;
-    t.attention.scale = 0.5f;
-    be->rope_kv(be, &t.store);
-    be->attention(be, &t.attention);
-    kern_get(be, t.attention.out, out, sizeof out);
-    const float w = 0.7310585786f;
-    for (int h = 0; h < N_HEAD; h++)
-        kern_assert_near(out + (N_HEAD + h) * STRIDE, (float[]){w, 0, 65504 * w, -65504 * w}, 4, 0.01, "softmax");
+    const float w = 0.7310585786f, most = 0x1.fep127f;
+    for (int big = 0; big < 2; big++) {
+        for (int i = 0; i < 2; i++) {
+            row[(N_HEAD + N_KV + 1) * STRIDE + 2] = big ? INFINITY : 127;
+            row[(N_HEAD + N_KV + 1) * STRIDE + 3] = big ? -3.4e38f : -127;
+            toy_init(&t, dtypes[i], qkv);
+            t.rows.n_row = 2;
+            t.attention.scale = 0.5f;
+            be->attention(be, &t.attention);
+            kern_get(be, t.attention.out, out, sizeof out);
+            for (int h = 0; h < N_HEAD; h++) {
+                const bool clipped = big && h >= N_HEAD / N_KV;
+                const float *got = out + (N_HEAD + h) * STRIDE;
+                if (clipped)
+                    kern_assert_near(got + 2, (float[]){most * w, -most * w}, 2, most * 1e-5, "saturated");
+                else
+                    kern_assert_near(got, (float[]){w, 0, 127 * w, -127 * w}, 4, 1e-4, "softmax");
+            }
+        }
+    }
 }
 
+/* What position 1 makes of weights: values of column p are 1 at position p alone, so that out[h][p] is the weight of
+ * position p. */
+static void weights_of_row_1(struct toy *t, float ret[N_HEAD][2])
+{
+    static float out[LEN * N_HEAD * STRIDE];
+    t->rows.n_row = 2;
+    be->attention(be, &t->attention);
+    kern_get(be, t->attention.out, out, sizeof out);
+    for (int h = 0; h < N_HEAD; h++)
+        memcpy(ret[h], out + (N_HEAD + h) * STRIDE, sizeof ret[h]);
+}
+
+static void turn(const float x[DIM], const float *cos_sin, int dim, bool interleaved, float ret[DIM])
+{
+    memcpy(ret, x, DIM * sizeof *ret);
+    for (int i = 0; i < dim / 2; i++) {
+        const int a = interleaved ? 2 * i : i, b = interleaved ? a + 1 : i + dim / 2;
+        ret[a] = x[a] * cos_sin[2 * i] - x[b] * cos_sin[2 * i + 1];
+        ret[b] = x[b] * cos_sin[2 * i] + x[a] * cos_sin[2 * i + 1];
+    }
+}
+
+/* q and k are normed, turned by the angles of their own positions, and multiplied. */
 static void rope_rotates_and_head_norm_scales(void **state)
 {
-    static float qkv[LEN * LD_QKV], out[LEN * LD_QKV], cos_sin[LEN * 2];
-    float q_norm[16] = {2, 2, 2, 2}, k_norm[16] = {1, 1, 1, 1};
+    static float qkv[LEN * LD_QKV], back[LEN * LD_QKV];
+    const float x[DIM] = {1, -2, 0.5f, 1.5f}, q_norm[STRIDE] = {0.4f, 0.4f, 0.4f, 0.4f},
+                k_norm[STRIDE] = {1, 0.5f, 1, 1}, cos_sin[8] = {1, 0, 1, 0, cosf(1), sinf(1), cosf(2), sinf(2)},
+                rms = sqrtf((1 + 4 + 0.25f + 2.25f) / DIM);
     struct toy t;
-    for (int p = 0; p < LEN; p++) {
-        cos_sin[2 * p] = cosf((float)p);
-        cos_sin[2 * p + 1] = sinf((float)p);
-        for (int h = 0; h < N_HEAD + 2 * N_KV; h++) {
-            for (int i = 0; i < DIM; i++)
-                qkv[p * LD_QKV + h * STRIDE + i] = (float)(i + 1);
-        }
+    for (int p = 0; p < 2; p++) {
+        for (int h = 0; h < N_HEAD + N_KV; h++)
+            memcpy(qkv + p * LD_QKV + h * STRIDE, x, sizeof x);
+        for (int h = N_HEAD + N_KV; h < N_HEAD + 2 * N_KV; h++)
+            qkv[p * LD_QKV + h * STRIDE + p] = 1;
     }
-    for (int mode = 0; mode < 4; mode++) {
-        bool interleaved = mode & 1, norm_heads = mode & 2;
+    for (int mode = 0; mode < 8; mode++) {
+        const bool interleaved = mode & 1, norm_heads = mode & 2;
+        const int dim = mode & 4 ? 2 : 4; /* with 2 the other two columns stay */
+        float angles[8], q[DIM], k[DIM], weight[N_HEAD][2];
+        double score[2] = {0, 0};
+        for (int p = 0; p < 2; p++)
+            memcpy(angles + p * dim, cos_sin + 4 * p, (size_t)dim * sizeof *angles);
         toy_init(&t, SK_F32, qkv);
-        t.store.cos_sin = put(cos_sin, LEN * 2);
-        t.store.rope_dim = 2; /* the other two columns stay */
-        t.store.interleaved = interleaved;
+        t.attention.cos_sin = put(angles, 8);
+        t.attention.rope_dim = (uint32_t)dim;
+        t.attention.interleaved = interleaved;
+        t.attention.scale = 2;
         if (norm_heads) {
-            t.store.q_norm = put(q_norm, 16);
-            t.store.k_norm = put(k_norm, 16);
+            t.attention.q_norm = put(q_norm, STRIDE);
+            t.attention.k_norm = put(k_norm, STRIDE);
         }
-        be->rope_kv(be, &t.store);
-        kern_get(be, t.store.qkv, out, sizeof out);
-        for (int p = 0; p < LEN; p++) {
-            float c = cos_sin[2 * p], s = cos_sin[2 * p + 1], want[4] = {c - 2 * s, 2 * c + s, 3, 4};
+        for (int p = 0; p < 2; p++) {
+            float from_q[DIM], from_k[DIM];
+            for (int i = 0; i < DIM; i++) {
+                from_q[i] = norm_heads ? x[i] / rms * q_norm[i] : x[i];
+                from_k[i] = norm_heads ? x[i] / rms * k_norm[i] : x[i];
+            }
+            turn(from_q, angles + dim, dim, interleaved, q);
+            turn(from_k, angles + p * dim, dim, interleaved, k);
             for (int i = 0; i < DIM; i++)
-                want[i] *= norm_heads ? 2 / sqrtf(7.5f) : 1;
-            for (int h = 0; h < N_HEAD; h++)
-                kern_assert_near(out + p * LD_QKV + h * STRIDE, want, DIM, 1e-5, "q");
+                score[p] += 2.0 * q[i] * k[i];
         }
-    }
-    /* Over the whole head: pairs (0, 2) and (1, 3), or (0, 1) and (2, 3); a quarter turn at position 1 for the first
-     * pair alone. */
-    const float quarter[8] = {1, 0, 1, 0, 0, 1, 1, 0};
-    for (int interleaved = 0; interleaved < 2; interleaved++) {
-        toy_init(&t, SK_F32, qkv);
-        t.rows.n_row = 2;
-        t.store.cos_sin = put(quarter, 8);
-        t.store.rope_dim = 4;
-        t.store.interleaved = interleaved;
-        be->rope_kv(be, &t.store);
-        kern_get(be, t.store.qkv, out, sizeof out);
-        kern_assert_near(out, (float[]){1, 2, 3, 4}, 4, 0, "q at position 0");
-        kern_assert_near(out + LD_QKV, interleaved ? (float[]){-2, 1, 3, 4} : (float[]){-3, 2, 1, 4}, 4, 0,
-                         "q at position 1");
+        weights_of_row_1(&t, weight);
+        const float want = (float)(1 / (1 + exp(score[1] - score[0])));
+        assert_true(fabsf(want - 0.5f) > 0.01f); /* or nothing would be told apart */
+        for (int h = 0; h < N_HEAD; h++)
+            kern_assert_near(weight[h], (float[]){want, 1 - want}, 2, 1e-5, "weights");
+        kern_get(be, t.attention.qkv, back, sizeof back);
+        kern_assert_same_bits(back, qkv, sizeof back, "qkv stays");
     }
 }
 

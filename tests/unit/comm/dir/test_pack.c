@@ -32,12 +32,17 @@ static void test_layout(void **state)
     assert_int_equal(p.bytes, 3 * 576);
     assert_int_equal(sk_pack_layout(&p, SK_Q4, 16, 64, 64), 0);
     assert_int_equal(p.bytes, 2 * 320);
+    assert_int_equal(sk_pack_layout(&p, SK_Q4S, 16, 64, 32), 0);
+    assert_int_equal(p.panel_stride, 320); /* 256 + 32, up to a multiple of 64 */
+    assert_int_equal(sk_pack_layout(&p, SK_Q4S, 16, 64, 64), 0);
+    assert_int_equal(p.bytes, 2 * 288);
     assert_int_equal(sk_pack_layout(&p, SK_BF16, 16, 6, 2), 0);
     assert_int_equal(p.bytes, 3 * 64);
 
     assert_int_equal(sk_pack_layout(&p, SK_BF16, 16, 5, 5), -SK_EINVAL);
     assert_int_equal(sk_pack_layout(&p, SK_Q8, 16, 48, 48), -SK_EINVAL);
     assert_int_equal(sk_pack_layout(&p, SK_Q4, 16, 64, 48), -SK_EINVAL);
+    assert_int_equal(sk_pack_layout(&p, SK_Q4S, 16, 48, 48), -SK_EINVAL);
     assert_int_equal(sk_pack_layout(&p, SK_F32, 16, 10, 3), -SK_EINVAL);
     assert_int_equal(sk_pack_layout(&p, SK_F32, 0, 10, 10), -SK_EINVAL);
     assert_int_equal(sk_pack_layout(&p, SK_F32, 1, 0, 1), -SK_EINVAL);
@@ -103,17 +108,18 @@ static void check_blocks(enum sk_dtype t, uint32_t n_out, uint32_t n_in, uint32_
         blocks[i].d = sk_f32_to_f16(random_float());
         blocks[i].m = t == SK_Q4 ? sk_f32_to_f16(random_float()) : 0;
         for (int j = 0; j < SK_QBLOCK; j++)
-            blocks[i].q[j] = (int8_t)(t == SK_Q4 ? (int)(fabsf(random_float()) * 15.99f) : (int)(random_float() * 128));
+            blocks[i].q[j] = (int8_t)(t == SK_Q8 ? (int)(random_float() * 128) : (int)(fabsf(random_float()) * 15.99f));
     }
-    blocks[0].q[0] = t == SK_Q4 ? 15 : -128;
-    blocks[0].q[31] = t == SK_Q4 ? 0 : 127;
+    blocks[0].q[0] = t == SK_Q8 ? -128 : 15;
+    blocks[0].q[31] = t == SK_Q8 ? 127 : 0;
     for (uint32_t r = 0; r < n_out; r++)
         sk_pack_put_blocks(&p, data, r, blocks + (size_t)r * n);
     for (uint32_t r = 0; r < n_out; r++) {
         sk_pack_get_row(&p, data, r, back);
         for (uint32_t i = 0; i < n_in; i++) {
             const struct sk_block *b = &blocks[(size_t)r * n + i / SK_QBLOCK];
-            float want = sk_f16_to_f32(b->d) * (float)b->q[i % SK_QBLOCK] + sk_f16_to_f32(b->m);
+            int q = b->q[i % SK_QBLOCK] - (t == SK_Q4S ? 8 : 0);
+            float want = sk_f16_to_f32(b->d) * (float)q + sk_f16_to_f32(b->m);
             assert_true(back[i] == want);
         }
     }
@@ -128,6 +134,9 @@ static void test_blocks(void **state)
     check_blocks(SK_Q8, 16, 96, 96);
     check_blocks(SK_Q4, 33, 128, 64);
     check_blocks(SK_Q4, 3, 32, 32);
+    check_blocks(SK_Q4S, 33, 128, 64);
+    check_blocks(SK_Q4S, 16, 96, 32);
+    check_blocks(SK_Q4S, 3, 96, 96);
 }
 
 /* The bytes themselves: what kernels are written against. */
@@ -156,6 +165,14 @@ static void test_bytes(void **state)
             assert_int_equal(data[256 + g * 64 + 5 * 4 + j], two[1].q[4 * g + j] | two[1].q[16 + 4 * g + j] << 4);
     assert_int_equal(data[512 + 64 + 5 * 2 + 1], 0x3c); /* d of the second block */
     assert_int_equal(data[512 + 96 + 5 * 2 + 1], 0x40); /* m of the second block */
+
+    memset(data, 0, sizeof data);
+    assert_int_equal(sk_pack_layout(&p, SK_Q4S, 16, 64, 64), 0);
+    sk_pack_put_blocks(&p, data, 5, two);
+    for (int g = 0; g < 4; g++)
+        for (int j = 0; j < 4; j++)
+            assert_int_equal(data[256 + g * 64 + 5 * 4 + j], two[1].q[4 * g + j] | two[1].q[16 + 4 * g + j] << 4);
+    assert_int_equal(data[512 + 32 + 5 * 2 + 1], 0x3c); /* d of the second block */
 
     uint16_t *u16 = (uint16_t *)data;
     float row[4] = {1, 2, 3, 4};
@@ -192,12 +209,22 @@ static void test_quant(void **state)
             float back = sk_f16_to_f32(b.d) * (float)b.q[i] + sk_f16_to_f32(b.m);
             assert_true(fabsf(back - x[i]) <= (high - low) / 15 * 0.5f + max * 0x1p-9f);
         }
+        sk_block_quant(SK_Q4S, x, &b);
+        assert_int_equal(b.m, 0);
+        for (int i = 0; i < SK_QBLOCK; i++) { /* the end that is one step short of the largest is off by a step */
+            float step = max / 8, back = sk_f16_to_f32(b.d) * (float)(b.q[i] - 8), off = fabsf(back - x[i]);
+            assert_in_range(b.q[i], 0, 15);
+            assert_true(off <= step * (b.q[i] == 15 ? 1 : 0.5f) + max * 0x1p-9f);
+            assert_true(fabsf(x[i]) < max || b.q[i] == 0);
+        }
     }
     memset(x, 0, sizeof x);
     sk_block_quant(SK_Q8, x, &b);
     assert_true(b.d == 0 && b.q[0] == 0);
     sk_block_quant(SK_Q4, x, &b);
     assert_true(b.d == 0 && b.m == 0 && b.q[31] == 0);
+    sk_block_quant(SK_Q4S, x, &b);
+    assert_true(sk_f16_to_f32(b.d) == 0 && b.m == 0 && b.q[31] == 8);
     for (int i = 0; i < SK_QBLOCK; i++)
         x[i] = 0.75f;
     sk_block_quant(SK_Q4, x, &b);

@@ -19,7 +19,7 @@ static void put_open(struct sk_buf *b, uint32_t slot)
     sk_plan_put_open(b, &o, stop);
 }
 
-/* One record of each kind, three rows, one result. */
+/* One record of each kind and a run with drafts: six rows, three results. */
 static void put_all(struct sk_buf *b)
 {
     sk_plan_begin(b, 12);
@@ -29,8 +29,9 @@ static void put_all(struct sk_buf *b)
     put_open(b, 0);
     sk_plan_put_append(b, 0, 1, blks, 3);
     sk_plan_put_tok(b, 0, 0, ids, 3);
-    sk_plan_put_run(b, 0, 0, 3, SK_RUN_SAMPLE);
-    assert_int_equal(sk_plan_end(b, 3, 1), 0);
+    sk_plan_put_run(b, 0, 0, 3, SK_RUN_SAMPLE, 0);
+    sk_plan_put_run(b, 1, 39, 3, SK_RUN_SAMPLE, 2);
+    assert_int_equal(sk_plan_end(b, 6, 4), 0);
 }
 
 static int check(const struct sk_buf *b)
@@ -44,7 +45,7 @@ static int check(const struct sk_buf *b)
 static void what_is_written_is_read(void **state)
 {
     static const uint16_t kind[] = {SK_PLAN_CLOSE,  SK_PLAN_TRIM, SK_PLAN_DROP, SK_PLAN_OPEN,
-                                    SK_PLAN_APPEND, SK_PLAN_TOK,  SK_PLAN_RUN};
+                                    SK_PLAN_APPEND, SK_PLAN_TOK,  SK_PLAN_RUN,  SK_PLAN_RUN};
     struct sk_buf b;
     sk_buf_init(&b, 4096);
     put_all(&b);
@@ -52,11 +53,11 @@ static void what_is_written_is_read(void **state)
 
     const struct sk_plan_head *head = (const struct sk_plan_head *)b.p;
     assert_int_equal(head->step, 12);
-    assert_int_equal(head->n_rec, 7);
+    assert_int_equal(head->n_rec, 8);
     size_t i = 0;
     for (const struct sk_plan_rec *r = sk_plan_first(b.p); r; r = sk_plan_next(b.p, r))
         assert_int_equal(r->kind, kind[i++]);
-    assert_int_equal(i, 7);
+    assert_int_equal(i, 8);
 
     const struct sk_plan_rec *r = sk_plan_first(b.p);
     for (i = 0; i < 4; i++)
@@ -86,9 +87,9 @@ static void dump_is_one_line_a_record(void **state)
     put_all(&b);
     assert_int_equal(sk_plan_dump(b.p, &text), 0);
     static const char *const want[] = {
-        "plan step=12 rows=3 results=1\nclose slot=3\ntrim slot=1 pos=40\ndrop slot=1 group=1 n=2\nopen slot=0 seq=41",
+        "plan step=12 rows=6 results=4\nclose slot=3\ntrim slot=1 pos=40\ndrop slot=1 group=1 n=2\nopen slot=0 seq=41",
         "stop=1 bias=0 allowed=0 bad=0 list=7\nappend slot=0 group=1 blk=0,3,2\ntok slot=0 pos=0 id=5,6,99\n",
-        "run slot=0 pos=0 n=3 sample\n"};
+        "run slot=0 pos=0 n=3 sample\nrun slot=1 pos=39 n=3 sample drafts=2\n"};
     for (int i = 0; i < 3; i++)
         assert_non_null(strstr(text.p, want[i]));
     sk_buf_done(&b);
@@ -128,15 +129,15 @@ static void refuse_word(int rec, size_t at, uint32_t value)
 
 static void every_number_has_bounds(void **state)
 {
-    enum { CLOSE, TRIM, DROP, OPEN, APPEND, TOK, RUN };
+    enum { CLOSE, TRIM, DROP, OPEN, APPEND, TOK, RUN, DRAFTS };
     refuse_word(-1, offsetof(struct sk_plan_head, magic), 1);
     refuse_word(-1, offsetof(struct sk_plan_head, version), SK_PLAN_VERSION + 1);
-    refuse_word(-1, offsetof(struct sk_plan_head, n_rec), 8);
-    refuse_word(-1, offsetof(struct sk_plan_head, n_rec), 6);
-    refuse_word(-1, offsetof(struct sk_plan_head, n_row), 4);
+    refuse_word(-1, offsetof(struct sk_plan_head, n_rec), 9);
+    refuse_word(-1, offsetof(struct sk_plan_head, n_rec), 7);
+    refuse_word(-1, offsetof(struct sk_plan_head, n_row), 7);
     refuse_word(-1, offsetof(struct sk_plan_head, n_row), 65);
     refuse_word(-1, offsetof(struct sk_plan_head, n_result), 17);
-    for (int rec = CLOSE; rec <= RUN; rec++) {
+    for (int rec = CLOSE; rec <= DRAFTS; rec++) {
         refuse_word(rec, 0, SK_PLAN_KIND_COUNT); /* kind */
         refuse_word(rec, 0, 0);
         refuse_word(rec, 4, 0); /* bytes */
@@ -169,6 +170,10 @@ static void every_number_has_bounds(void **state)
     refuse_word(RUN, offsetof(struct sk_plan_run, pos), 125); /* no room for the token that is drawn */
     refuse_word(RUN, offsetof(struct sk_plan_run, pos), UINT32_MAX);
     refuse_word(RUN, offsetof(struct sk_plan_run, want), 8);
+    refuse_word(RUN, offsetof(struct sk_plan_run, zero), 1);
+    refuse_word(RUN, offsetof(struct sk_plan_run, n_draft), 3); /* one row is of a token that was drawn */
+    refuse_word(RUN, offsetof(struct sk_plan_run, n_draft), UINT32_MAX);
+    refuse_word(DRAFTS, offsetof(struct sk_plan_run, want), 0); /* drafts, and nothing is drawn */
 }
 
 static void order_is_checked(void **state)
@@ -182,7 +187,7 @@ static void order_is_checked(void **state)
     assert_int_equal(check(&b), -SK_EPROTO); /* what frees comes first */
 
     sk_plan_begin(&b, 1);
-    sk_plan_put_run(&b, 0, 0, 1, 0);
+    sk_plan_put_run(&b, 0, 0, 1, 0, 0);
     sk_plan_put_tok(&b, 0, 0, ids, 1);
     sk_plan_end(&b, 1, 0);
     assert_int_equal(check(&b), -SK_EPROTO); /* runs come last */
@@ -190,8 +195,8 @@ static void order_is_checked(void **state)
     sk_plan_begin(&b, 1);
     sk_plan_put_append(&b, 0, 0, blks, 1);
     sk_plan_put_drop(&b, 1, 0, 1);
-    sk_plan_put_run(&b, 0, 0, 1, 0);
-    sk_plan_put_run(&b, 1, 0, 1, 0);
+    sk_plan_put_run(&b, 0, 0, 1, 0, 0);
+    sk_plan_put_run(&b, 1, 0, 1, 0, 0);
     sk_plan_end(&b, 2, 0);
     assert_int_equal(check(&b), 0);
     sk_buf_done(&b);

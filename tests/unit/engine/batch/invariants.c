@@ -115,6 +115,7 @@ void invariants_check(const struct sk_loop *l)
     for (const struct sk_seq *q = s->run.first; q; q = q->next) {
         sk_assert(q->n_computed < q->n_tok && q->n_tok <= q->n_prompt + q->max_gen);
         sk_assert(q->n_computed <= q->n_blk * l->conf.kv.block_tok);
+        sk_assert(q->n_blk <= sk_kvpool_blocks(&l->conf.kv, q->n_tok)); /* wrong drafts' are given back */
     }
     sk_assert(n == s->max_seq);
     sk_assert(s->run.n + l->n_slot_free + l->n_slot_close == l->conf.max_seqs);

@@ -21,7 +21,7 @@ struct sk_rank {
     uint64_t cache[SK_MAX_GROUPS][PRETEND_MAX_BLK][32];
     struct sk_result_row rows[4096];
     uint32_t n_row;
-    uint64_t step_us; /* 0 = the clock is left alone */
+    uint64_t step_us, row_us; /* 0 = the clock is left alone */
 };
 
 static uint64_t mix(uint64_t h, uint64_t x)
@@ -46,9 +46,10 @@ static bool ends(const struct sk_params *p, const int32_t *list, int32_t id)
     return end;
 }
 
-static int32_t draw(uint64_t h, const struct sk_params *p, const int32_t *list, uint32_t choice, bool suppress)
+static int32_t draw(uint64_t h, int32_t last, const struct sk_params *p, const int32_t *list, uint32_t choice,
+                    bool suppress)
 {
-    uint64_t x = mix(mix(h, p->seed), choice);
+    uint64_t x = mix(mix(p->seed < PRETEND_REPEATS ? h : (uint64_t)last, p->seed), choice);
     int32_t id = (int32_t)(x % PRETEND_VOCAB);
     while (suppress && ends(p, list, id))
         id = (id + 1) % PRETEND_VOCAB;
@@ -74,7 +75,8 @@ uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uin
     uint32_t n = 0, max = c->max_len - n_prompt < p->max_tokens ? c->max_len - n_prompt : p->max_tokens;
     *ret_finish = SK_FINISH_LENGTH;
     while (n < max) {
-        int32_t id = draw(hash_text(c, tok, n_prompt + n, n_prompt), p, list, choice, n < p->min_tokens);
+        int32_t id =
+            draw(hash_text(c, tok, n_prompt + n, n_prompt), tok[n_prompt + n - 1], p, list, choice, n < p->min_tokens);
         if (n >= p->min_tokens && ends(p, list, id)) {
             *ret_finish = id == PRETEND_EOS && !(p->flags & SK_PARAMS_IGNORE_EOS) ? SK_FINISH_EOS : SK_FINISH_STOP_ID;
             break;
@@ -114,6 +116,11 @@ void pretend_slow(struct sk_rank *r, uint64_t step_us)
     r->step_us = step_us;
 }
 
+void pretend_slow_rows(struct sk_rank *r, uint64_t row_us)
+{
+    r->row_us = row_us;
+}
+
 void pretend_free(struct sk_rank *r)
 {
     sk_free(r);
@@ -149,8 +156,10 @@ static void run(struct sk_rank *r, const struct sk_plan_run *run)
 {
     struct pretend_slot *s = &r->slots[run->slot];
     uint64_t hash[PRETEND_MAX_LEN];
+    int32_t last[PRETEND_MAX_LEN]; /* tokens as they were before anything was drawn */
     uint32_t end = run->pos + run->n;
     sk_assert(s->open && end <= s->n_tok && (run->pos >= s->n_prompt || end <= s->n_prompt));
+    memcpy(last, s->tok, end * sizeof *last);
     for (uint32_t p = 0; p < end; p++)
         hash[p] = hash_text(&r->conf, s->tok, p + 1, s->n_prompt);
     for (uint32_t p = run->pos; p < end; p++) {
@@ -160,11 +169,13 @@ static void run(struct sk_rank *r, const struct sk_plan_run *run)
             put_row(r, s, hash[p], s->tok[p + 1], s->params.n_prompt_logprobs);
         }
     }
-    if (run->want & SK_RUN_SAMPLE) {
-        int32_t id = draw(hash[end - 1], &s->params, s->list, s->choice, run->want & SK_RUN_MIN_TOKENS);
-        put_row(r, s, hash[end - 1], id, s->params.n_logprobs);
-        if (end == s->n_tok && end < PRETEND_MAX_LEN)
-            s->tok[s->n_tok++] = id;
+    for (uint32_t p = end - 1 - run->n_draft; (run->want & SK_RUN_SAMPLE) && p < end; p++) {
+        int32_t id = draw(hash[p], last[p], &s->params, s->list, s->choice, run->want & SK_RUN_MIN_TOKENS);
+        put_row(r, s, hash[p], id, s->params.n_logprobs);
+        if (p + 1 < PRETEND_MAX_LEN)
+            s->tok[p + 1] = id; /* over the draft */
+        if (p + 1 == s->n_tok)
+            s->n_tok++;
     }
 }
 
@@ -180,6 +191,15 @@ static void append(struct pretend_slot *s, const struct sk_plan_append *a)
     sk_assert(s->open && s->n_blk[a->group] + a->n <= PRETEND_MAX_LEN);
     memcpy(s->blk[a->group] + s->n_blk[a->group], a + 1, a->n * sizeof(int32_t));
     s->n_blk[a->group] += a->n;
+}
+
+static void trim(const struct sk_rank *r, struct pretend_slot *s, uint32_t pos)
+{
+    sk_assert(s->open && pos < s->n_tok);
+    s->n_tok = pos;
+    for (uint32_t g = 0; g < r->conf.kv.n_group; g++)
+        if (s->n_blk[g] > sk_kvpool_blocks(&r->conf.kv, pos))
+            s->n_blk[g] = sk_kvpool_blocks(&r->conf.kv, pos);
 }
 
 static void take_tok(struct pretend_slot *s, const struct sk_plan_tok *t)
@@ -214,8 +234,8 @@ int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *e
     sk_assert(sk_plan_check(plan, n, &r->lim, err) == 0);
     if (r->loop)
         check_step(r->loop);
-    if (r->step_us)
-        sk_clock_set(sk_clock_us() + r->step_us);
+    if (r->step_us || r->row_us)
+        sk_clock_set(sk_clock_us() + r->step_us + r->row_us * ((const struct sk_plan_head *)plan)->n_row);
     r->n_row = 0;
     for (const struct sk_plan_rec *rec = sk_plan_first(plan); rec; rec = sk_plan_next(plan, rec)) {
         struct pretend_slot *s = &r->slots[((const struct sk_plan_close *)rec)->slot];
@@ -230,6 +250,9 @@ int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *e
         case SK_PLAN_DROP:
             sk_assert(s->open && s->first[d->group] + d->n <= s->n_blk[d->group]);
             s->first[d->group] += d->n;
+            break;
+        case SK_PLAN_TRIM:
+            trim(r, s, ((const struct sk_plan_trim *)rec)->pos);
             break;
         case SK_PLAN_TOK:
             take_tok(s, (const void *)rec);

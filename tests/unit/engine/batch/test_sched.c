@@ -440,9 +440,10 @@ static void test_urgent_turns(void **unused)
     b->urgent = c->urgent = false; /* they have their first tokens */
     next(&s);
     assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
-    assert_int_equal(s.out.n_run, 2);
-    is_run(&s, 0, b, 22, 16 / SK_SCHED_SHORT_PART, 0);
-    is_run(&s, 1, a, 8, 1, SK_RUN_SAMPLE);
+    assert_int_equal(s.out.n_run, 3);
+    is_run(&s, 0, b, 22, 8, SK_RUN_SAMPLE);
+    is_run(&s, 1, c, 4, 4, SK_RUN_SAMPLE);
+    is_run(&s, 2, a, 8, 1, SK_RUN_SAMPLE);
     state_close(&s);
 }
 
@@ -495,30 +496,134 @@ static void test_urgent_waits(void **unused)
     state_close(&s);
 }
 
-/* For some time after an urgent one, chunks of the others are smaller, so that the next need not wait for long. */
-static void test_short_steps(void **unused)
+/* A state in which a prompt row takes 1 ms, a decode row 2 ms and a step 3 ms; 60 ms are the target. */
+static void state_open_timed(struct state *s, struct sk_cost_rate *rate)
+{
+    *rate = (struct sk_cost_rate){
+        .us = {[SK_COST_PROMPT_ROW] = 1000, [SK_COST_DECODE_ROW] = 2000, [SK_COST_STEP] = 3000}, .spread = 1};
+    state_open(s, 250, 128, 8);
+    s->conf.rate = rate;
+    s->conf.itl_target_us = 60000;
+}
+
+/* While answers are generated, chunks take what the decode rows leave of the target, the oldest first; else all. */
+static void test_target(void **unused)
 {
     struct state s;
-    state_open(&s, 60, 16, 8);
-    struct sk_seq *a = add_running(&s, 40, 0, 8, 0), *b = add_running(&s, 8, 1, 8, 100);
+    struct sk_cost_rate rate;
+    state_open_timed(&s, &rate);
+    struct sk_seq *a = add_running(&s, 200, 0, 8, 0);
+    next(&s);
+    is_run(&s, 0, a, 8, 128, 0);
+    struct sk_seq *b = add_running(&s, 8, 1, 8, 1000), *c = add_running(&s, 8, 1, 8, 2000);
+    next(&s);
+    assert_int_equal(s.out.n_run, 3);
+    is_run(&s, 0, a, 8, 60 - 3 - 2 * 2, 0);
+    is_run(&s, 1, b, 8, 1, SK_RUN_SAMPLE);
+    is_run(&s, 2, c, 8, 1, SK_RUN_SAMPLE);
+    rate.spread = 1.25; /* steps that take longer than foreseen */
+    next(&s);
+    is_run(&s, 0, a, 8, 48 - 3 - 2 * 2, 0);
+    rate.spread = 1;
+    rate.us[SK_COST_PROMPT_PAIR] = 10; /* later rows of the prompt take longer: these from 1.97 to 2.46 ms */
+    s.conf.itl_target_us = 120000;
+    a->n_computed = 96;
+    a->n_blk = 24;
+    next(&s);
+    is_run(&s, 0, a, 96, 50, 0);
+    state_close(&s);
+}
+
+/* Several prompts share the time of a step: what the oldest leaves goes to the next, and then nobody is admitted. */
+static void test_target_shared(void **unused)
+{
+    struct state s;
+    struct sk_cost_rate rate;
+    state_open_timed(&s, &rate);
+    add_running(&s, 8, 1, 8, 0);
+    struct sk_seq *a = add_running(&s, 40, 0, 10, 1000), *b = add(&s, 100, 0, 2000);
+    add(&s, 100, 0, 3000);
+    next(&s);
+    is_run(&s, 0, a, 10, 30, SK_RUN_SAMPLE);
+    is_run(&s, 1, b, 0, 60 - 3 - 2 - 30, 0);
+    assert_int_equal(s.out.n_run, 3);
+    assert_int_equal(s.out.n_admit, 1);
+    assert_ptr_equal(s.out.admit[0].seq, b);
+    state_close(&s);
+}
+
+/* Where the decode rows alone take longer than the target, prompts go on all the same. */
+static void test_target_least(void **unused)
+{
+    struct state s;
+    struct sk_cost_rate rate;
+    state_open_timed(&s, &rate);
+    rate.us[SK_COST_DECODE_ROW] = 1e6;
+    struct sk_seq *a = add_running(&s, 200, 0, 8, 0), *b = add_running(&s, 200, 0, 8, 1000);
+    add_running(&s, 8, 1, 8, 2000);
+    next(&s);
+    is_run(&s, 0, a, 8, SK_SCHED_LEAST_CHUNK, 0);
+    assert_int_equal(s.out.n_run, 2);
+    a->n_computed = 190; /* it leaves something of that */
+    a->n_blk = 48;
+    next(&s);
+    is_run(&s, 0, a, 190, 10, SK_RUN_SAMPLE);
+    is_run(&s, 1, b, 8, SK_SCHED_LEAST_CHUNK - 10, 0);
+    state_close(&s);
+}
+
+/* Without a number: prompts take as long as the answers do, and a step at least what nobody minds. */
+static void test_target_automatic(void **unused)
+{
+    struct state s;
+    struct sk_cost_rate rate;
+    state_open_timed(&s, &rate);
+    s.conf.itl_target_us = 0;
+    rate.us[SK_COST_PROMPT_ROW] = 400;
+    struct sk_seq *a = add_running(&s, 200, 0, 8, 0);
+    add_running(&s, 8, 1, 8, 1000);
+    next(&s);
+    is_run(&s, 0, a, 8, 50, 0); /* 25 - 3 - 2 ms */
+    rate.us[SK_COST_DECODE_ROW] = 17000;
+    add_running(&s, 8, 1, 8, 2000);
+    next(&s);
+    is_run(&s, 0, a, 8, 92, 0); /* 3 + 2 * 17 ms */
+    state_close(&s);
+}
+
+/* Steps of another kind are between two tokens too: each kind has its part of the target. */
+static void test_target_kinds(void **unused)
+{
+    struct state s;
+    struct sk_cost_rate rate;
+    state_open_timed(&s, &rate);
+    struct sk_seq *a = urgent(add_running(&s, 200, 0, 8, 0)), *b = add_running(&s, 200, 0, 8, 1000);
+    struct sk_seq *c = add_running(&s, 8, 1, 8, 2000);
+    s.conf.itl_target_us = 90000;
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_URGENT);
+    is_run(&s, 0, a, 8, 45 - 3, 0);
+    went(&s, SK_SEQ_KIND_URGENT);
+    next(&s);
+    assert_int_equal(s.out.kind, SK_SEQ_KIND_ORDINARY);
+    is_run(&s, 0, b, 8, 45 - 3 - 2, 0);
+    is_run(&s, 1, c, 8, 1, SK_RUN_SAMPLE);
+    s.conf.itl_target_us = 0; /* without one the urgent have all of the 25 ms, the others the least */
+    rate.us[SK_COST_PROMPT_ROW] = 400;
+    next(&s);
+    is_run(&s, 0, b, 8, SK_SCHED_LEAST_CHUNK, 0);
     went(&s, SK_SEQ_KIND_ORDINARY);
     next(&s);
-    is_run(&s, 0, a, 8, 15, 0);
-    went(&s, SK_SEQ_KIND_URGENT);
-    for (int i = 0; i < SK_SCHED_LATELY; i++) {
-        next(&s);
-        assert_int_equal(s.out.n_run, 2);
-        is_run(&s, 0, a, 8, 16 / SK_SCHED_SHORT_PART, 0);
-        is_run(&s, 1, b, 8, 1, SK_RUN_SAMPLE);
-        went(&s, SK_SEQ_KIND_ORDINARY);
-    }
+    is_run(&s, 0, a, 8, 55, 0); /* 25 - 3 ms */
+    rate.spread = 2;
     next(&s);
-    is_run(&s, 0, a, 8, 15, 0);
+    is_run(&s, 0, a, 8, 55, 0);
+    rate.spread = 1;
     went(&s, SK_SEQ_KIND_URGENT);
-    a->urgent = true; /* its own are not */
+    sk_seq_to(s.seqs, c, SK_SEQ_WAIT); /* nobody generates now */
     went(&s, SK_SEQ_KIND_ORDINARY);
     next(&s);
-    is_run(&s, 0, a, 8, 16, 0);
+    is_run(&s, 0, a, 8, 128, 0);
     state_close(&s);
 }
 
@@ -561,7 +666,11 @@ int main(void)
         cmocka_unit_test(test_urgent_turns),
         cmocka_unit_test(test_urgent_admission),
         cmocka_unit_test(test_urgent_waits),
-        cmocka_unit_test(test_short_steps),
+        cmocka_unit_test(test_target),
+        cmocka_unit_test(test_target_shared),
+        cmocka_unit_test(test_target_least),
+        cmocka_unit_test(test_target_automatic),
+        cmocka_unit_test(test_target_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,7 +39,7 @@ static void random_workload(const struct sk_loop_conf *c, uint64_t seed, struct 
 static void test_random(void **state)
 {
     struct sk_wire_stats s;
-    uint64_t preempted = 0, hit = 0;
+    uint64_t preempted = 0, hit = 0, right = 0, wrong = 0;
     for (uint64_t seed = 0; seed < 16; seed++) {
         struct sk_loop_conf c = rig_conf();
         c.max_queue = 400;
@@ -47,13 +47,17 @@ static void test_random(void **state)
         c.kv.classes_equal = seed & 2;
         c.no_evict = seed & 4;
         c.kv.n_blk[0] = seed & 8 ? 40 : 64; /* one sequence of max_len is 32 */
+        c.draft = (struct sk_draft_conf){.max = (uint32_t)seed % 10, .always = true};
         random_workload(&c, seed, &s);
+        right += s.accept_tok;
+        wrong += s.draft_tok - s.accept_tok;
+        assert_true(c.draft.max > 0 || s.draft_tok == 0);
         preempted += s.preemptions;
         hit += s.cache_hit_tok;
         if (c.no_evict)
             assert_int_equal(s.preemptions, 0);
     }
-    assert_true(preempted > 20 && hit > 1000);
+    assert_true(preempted > 20 && hit > 1000 && right > 1000 && wrong > 300);
 }
 
 static void test_random_windows(void **state)
@@ -70,6 +74,7 @@ static void test_random_windows(void **state)
         c.kv.n_blk[1] = 34;
         c.kv.classes_equal = seed & 4;
         c.no_evict = seed & 8;
+        c.draft = (struct sk_draft_conf){.max = (uint32_t)seed % 6, .always = true};
         random_workload(&c, seed, &s);
         preempted += s.preemptions;
         hit += s.cache_hit_tok;

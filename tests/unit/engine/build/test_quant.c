@@ -55,39 +55,45 @@ static void test_golden(void **state)
     }
 }
 
-/* Blocks that are taken over mean the same in a pack; Q4_0's with a scale whose 8-fold is not in f16 get an infinite m,
- * which sk_bake_matrix refuses. */
+/* Blocks that are taken over mean the same in a pack of that dtype; those of Q4_0 with a scale whose 8-fold is not in
+ * f16 get an infinite m in a pack of q4, which sk_bake_matrix refuses. */
+static void check_blocks(const char *type_name, uint32_t type, enum sk_dtype dtype)
+{
+    char name[32];
+    size_t n_q, n_f;
+    snprintf(name, sizeof name, "%s.q", type_name);
+    uint8_t *q = load(name, &n_q);
+    snprintf(name, sizeof name, "%s.f32", type_name);
+    float *want = load(name, &n_f);
+    uint32_t n = (uint32_t)(n_f / sizeof(float));
+    struct sk_block *blocks = malloc(n / SK_QBLOCK * sizeof *blocks);
+    struct sk_pack p;
+    assert_int_equal(sk_pack_layout(&p, dtype, 1, n, n), 0);
+    void *data = calloc(1, p.bytes);
+    float *got = malloc(n_f);
+    sk_quant_blocks(type, dtype, q, n / SK_QBLOCK, blocks);
+    sk_pack_put_blocks(&p, data, 0, blocks);
+    sk_pack_get_row(&p, data, 0, got);
+    for (uint32_t k = 0; k < n; k++) {
+        const struct sk_block *b = &blocks[k / SK_QBLOCK];
+        if (type == SK_SRC_Q4_0 && dtype == SK_Q4 && fabsf(sk_f16_to_f32(b->d)) * 8 >= 65520)
+            assert_true(isinf(sk_f16_to_f32(b->m)));
+        else if (!(got[k] == want[k]))
+            fail_msg("%s: value %u is %g instead of %g", type_name, k, (double)got[k], (double)want[k]);
+    }
+    free(got);
+    free(data);
+    free(blocks);
+    free(want);
+    free(q);
+}
+
 static void test_blocks_exact(void **state)
 {
-    for (size_t i = 2; i < sizeof types / sizeof *types; i++) {
-        char name[32];
-        size_t n_q, n_f;
-        snprintf(name, sizeof name, "%s.q", types[i].name);
-        uint8_t *q = load(name, &n_q);
-        snprintf(name, sizeof name, "%s.f32", types[i].name);
-        float *want = load(name, &n_f);
-        uint32_t n = (uint32_t)(n_f / sizeof(float));
-        struct sk_block *blocks = malloc(n / SK_QBLOCK * sizeof *blocks);
-        struct sk_pack p;
-        assert_int_equal(sk_pack_layout(&p, sk_quant_exact(types[i].type), 1, n, n), 0);
-        void *data = calloc(1, p.bytes);
-        float *got = malloc(n_f);
-        sk_quant_blocks(types[i].type, q, n / SK_QBLOCK, blocks);
-        sk_pack_put_blocks(&p, data, 0, blocks);
-        sk_pack_get_row(&p, data, 0, got);
-        for (uint32_t k = 0; k < n; k++) {
-            const struct sk_block *b = &blocks[k / SK_QBLOCK];
-            if (types[i].type == SK_SRC_Q4_0 && fabsf(sk_f16_to_f32(b->d)) * 8 >= 65520)
-                assert_true(isinf(sk_f16_to_f32(b->m)));
-            else if (!(got[k] == want[k]))
-                fail_msg("%s: value %u is %g instead of %g", types[i].name, k, (double)got[k], (double)want[k]);
-        }
-        free(got);
-        free(data);
-        free(blocks);
-        free(want);
-        free(q);
-    }
+    check_blocks("Q4_0", SK_SRC_Q4_0, SK_Q4S);
+    check_blocks("Q4_0", SK_SRC_Q4_0, SK_Q4);
+    check_blocks("Q4_1", SK_SRC_Q4_1, SK_Q4);
+    check_blocks("Q8_0", SK_SRC_Q8_0, SK_Q8);
 }
 
 static struct sk_src_tensor src(uint32_t type)
@@ -115,7 +121,9 @@ static struct sk_quant_choice choose(uint32_t a, uint32_t b, uint32_t n_in, cons
 static void test_choose(void **state)
 {
     struct sk_quant_choice c = choose(SK_SRC_Q4_0, SK_SRC_Q4_1, 64, "keep");
-    assert_true(c.dtype == SK_Q4 && c.blocks && !c.note[0]);
+    assert_true(c.dtype == SK_Q4 && c.blocks && c.note[0]);
+    c = choose(SK_SRC_Q4_0, SK_SRC_Q4_0, 64, "keep");
+    assert_true(c.dtype == SK_Q4S && c.blocks && !c.note[0]);
     c = choose(SK_SRC_Q4_0, SK_SRC_Q8_0, 64, "keep");
     assert_true(c.dtype == SK_Q8 && !c.blocks && c.note[0]);
     c = choose(SK_SRC_Q4_0, SK_SRC_F16, 64, "keep");
@@ -130,6 +138,10 @@ static void test_choose(void **state)
     assert_true(c.dtype == SK_F32 && !c.note[0]);
     c = choose(SK_SRC_Q4_1, SK_SRC_Q4_1, 64, "q4");
     assert_true(c.dtype == SK_Q4 && c.blocks);
+    c = choose(SK_SRC_Q4_0, SK_SRC_Q4_0, 64, "q4");
+    assert_true(c.dtype == SK_Q4 && c.blocks && !c.note[0]);
+    c = choose(SK_SRC_Q4_1, SK_SRC_Q4_1, 64, "q4s");
+    assert_true(c.dtype == SK_Q4S && !c.blocks && !c.note[0]);
     c = choose(SK_SRC_Q4_1, SK_SRC_Q4_1, 64, "q8");
     assert_true(c.dtype == SK_Q8 && !c.blocks);
 
@@ -144,8 +156,10 @@ static void test_choose(void **state)
                           .parts = {{.t = &t}}};
     sk_quant_choose(&r, "q4", &c);
     assert_true(c.dtype == SK_Q8 && c.note[0]);
+    sk_quant_choose(&r, "q4s", &c);
+    assert_true(c.dtype == SK_Q8 && c.note[0]);
     sk_quant_choose(&r, "keep", &c);
-    assert_true(c.dtype == SK_Q4 && c.blocks);
+    assert_true(c.dtype == SK_Q4S && c.blocks);
     r.exact = true;
     sk_quant_choose(&r, "q4", &c);
     assert_true(c.dtype == SK_F32 && !c.note[0]);

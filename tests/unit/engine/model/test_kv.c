@@ -40,14 +40,14 @@ static void groups_share_by_need(void **state)
     struct sk_kv_need n;
     struct sk_err err;
     struct sk_kv_conf c = {
-        .bytes = 10 << 20, .dtype = SK_F16, .max_slot = 8, .max_len = 256, .max_row = 33, .n_kv_head = 2};
+        .bytes = 10 << 20, .dtype = SK_BF16, .max_slot = 8, .max_len = 256, .max_row = 33, .n_kv_head = 2};
     make_desc(&d);
     uint32_t win = d.layer_group[0], all = d.layer_group[1];
     assert_int_equal(sk_kv_plan(&d, be, &c, &n, &err), 0);
     assert_int_equal(n.ld_table, 8);
     assert_int_equal(n.seq_blk[all], 8);
     assert_int_equal(n.seq_blk[win], 64 / 32 + 2 + 2);
-    assert_int_equal(n.layer_block, be->kv_block_bytes(be, SK_F16, 2, 16));
+    assert_int_equal(n.layer_block, be->kv_block_bytes(be, SK_BF16, 2, 16));
     assert_int_equal(n.block[win], 2 * n.layer_block);
     assert_int_equal(n.bytes, n.n_blk[win] * n.block[win] + n.n_blk[all] * n.block[all]);
     assert_true(n.bytes <= c.bytes && c.bytes - n.bytes < n.block[win] + n.block[all]);
@@ -84,13 +84,22 @@ static void layers_do_not_overlap(void **state)
         .bytes = 1 << 20, .dtype = SK_F32, .max_slot = 4, .max_len = 256, .max_row = 32, .n_kv_head = 2};
     make_desc(&d);
     assert_int_equal(sk_kv_open(&kv, &d, be, &c, &err), 0);
-    uint64_t end = kv.mem.a;
+    /* Every block of every layer has bytes of its own, and together they have all. */
+    uint8_t *used = test_calloc(kv.need.bytes, 1);
     for (uint32_t l = 0; l < 3; l++) {
-        assert_true(kv.layer[l].data.a == end && end % 64 == 0);
-        assert_int_equal(kv.layer[l].n_blk, kv.need.n_blk[d.layer_group[l]]);
-        end += kv.layer[l].n_blk * kv.layer[l].block_bytes;
+        const struct sk_kv_layer *layer = &kv.layer[l];
+        assert_int_equal(layer->n_blk, kv.need.n_blk[d.layer_group[l]]);
+        for (uint32_t b = 0; b < layer->n_blk; b++) {
+            uint64_t at = layer->data.a - kv.mem.a + b * layer->block_bytes;
+            assert_true(at % 64 == 0 && at + kv.need.layer_block <= kv.need.bytes);
+            for (uint64_t i = 0; i < kv.need.layer_block; i++)
+                assert_int_equal(used[at + i]++, 0);
+        }
     }
-    assert_int_equal(end, kv.mem.a + kv.need.bytes);
+    assert_null(memchr(used, 0, kv.need.bytes));
+    test_free(used);
+    /* A block of a group's layers lies together. */
+    assert_int_equal(kv.layer[0].block_bytes, kv.need.block[d.layer_group[0]]);
     assert_int_equal(kv.table[1].a - kv.table[0].a, 4 * 8 * sizeof(int32_t));
     sk_kv_close(&kv);
 

@@ -52,7 +52,7 @@ static struct sk_dev dev(const float *p)
 
 static void run(const struct sk_linear *l, const float *x, float *out)
 {
-    struct sk_linear_io io = {dev(out), dev(x), MAX_WIDTH, MAX_WIDTH, N_ROW, N_ROW};
+    struct sk_linear_io io = {dev(out), dev(x), MAX_WIDTH, MAX_WIDTH, N_ROW, N_ROW, {0}};
     sk_linear_run(l, e.be, &io);
 }
 
@@ -140,7 +140,7 @@ static void row_partial_sums_add_up(void **state)
         dirty[i] = NAN;
     }
     struct sk_group one = {.size = 1}, two = {.size = 2, .all_reduce = no_reduce};
-    struct sk_linear_io io = {dev(whole), dev(e.x), MAX_WIDTH, MAX_WIDTH, N_ROW, 0};
+    struct sk_linear_io io = {dev(whole), dev(e.x), MAX_WIDTH, MAX_WIDTH, N_ROW, 0, {0}};
     assert_int_equal(sk_linear_row(&l, &e.bind, &want, (struct sk_span){0, 96}, 0, &err), 0);
     assert_true(l.part[0].bias.a != 0);
     assert_int_equal(sk_linear_reduce(&l, e.be, &io, &one, dev(dirty)), 0);
@@ -149,7 +149,7 @@ static void row_partial_sums_add_up(void **state)
         struct sk_shard s = shard_of((int)rank, 2, (struct sk_shard_units){1, 32});
         memset(partial, 0, sizeof partial);
         assert_int_equal(sk_linear_row(&l, &e.bind, &want, s.ffn, rank, &err), 0);
-        io = (struct sk_linear_io){dev(sum), dev(e.x + s.ffn.first), MAX_WIDTH, MAX_WIDTH, N_ROW, 0};
+        io = (struct sk_linear_io){dev(sum), dev(e.x + s.ffn.first), MAX_WIDTH, MAX_WIDTH, N_ROW, 0, {0}};
         assert_int_equal(sk_linear_reduce(&l, e.be, &io, &two, dev(partial)), 0);
     }
     for (uint32_t r = 0; r < N_ROW; r++)

@@ -27,7 +27,7 @@ static void nothing_to_process_is_the_fast_path(void **state)
     p.top_p = 0.9f;
     p.n_logprobs = 7;
     struct sk_samp s = draw(&p, 10, 0);
-    assert_int_equal(s.flags, 0);
+    assert_int_equal(s.flags, SK_SAMP_LOGPROB);
     assert_true(s.slot == 2 && s.pos == 10 && s.n_prompt == 10 && s.choice == 4 && s.n_top == 7);
     assert_true(s.seed == p.seed && s.temperature == 1 && s.top_k == 40 && s.top_p == 0.9f);
     assert_int_equal(s.n_suppress, 0);
@@ -102,7 +102,7 @@ static void targets_are_of_raw_logits(void **state)
     p.n_prompt_logprobs = 4;
     draw(&p, 10, 0);
     sk_sample_fill_target(&slots, 2, 5, &s);
-    assert_int_equal(s.flags, SK_SAMP_TARGET);
+    assert_int_equal(s.flags, SK_SAMP_TARGET | SK_SAMP_LOGPROB);
     assert_true(s.slot == 2 && s.pos == 5 && s.n_top == 4 && s.temperature == 1 && s.repetition_penalty == 1 &&
                 s.n_bias == 0);
 }

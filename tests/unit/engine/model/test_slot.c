@@ -226,6 +226,41 @@ static void trim_gives_back_and_forgets(void **state)
     assert_int_equal(driver_try(&e.d, &err), -SK_EPROTO); /* block 2 was given back */
 }
 
+static void drafts_are_of_an_answer(void **state)
+{
+    const int32_t draft[3] = {1, 2, 3};
+    sk_plan_put_tok(&e.d.plan, 1, 63, draft, 1);
+    driver_draft(&e.d, 1, 62, 1);
+    refused("a prompt has no drafts");
+}
+
+static void drafts_are_known_before_they_run(void **state)
+{
+    const int32_t draft[3] = {1, 2, 3};
+    sk_plan_put_tok(&e.d.plan, 1, 65, draft, 2);
+    driver_draft(&e.d, 1, 64, 3);
+    refused("not known");
+}
+
+/* After the run the slot has all drafts and the last draw; the trim says which it keeps. */
+static void drafts_are_trimmed(void **state)
+{
+    const int32_t draft[3] = {1, 2, 3};
+    struct sk_err err;
+    sk_plan_put_tok(&e.d.plan, 1, 65, draft, 3);
+    driver_draft(&e.d, 1, 64, 3);
+    uint32_t n;
+    driver_go(&e.d, &n);
+    assert_int_equal(n, 4);
+    driver_begin(&e.d);
+    sk_plan_put_trim(&e.d.plan, 1, 70);
+    assert_int_equal(driver_try(&e.d, &err), -SK_EPROTO); /* it knows 69 tokens */
+    driver_begin(&e.d);
+    sk_plan_put_trim(&e.d.plan, 1, 67);
+    driver_run(&e.d, 1, 66, 1, SK_RUN_SAMPLE);
+    driver_go(&e.d, NULL);
+}
+
 static void results_are_counted(void **state)
 {
     driver_run(&e.d, 1, 64, 1, SK_RUN_SAMPLE);
@@ -265,6 +300,9 @@ int main(void)
         CASE(dropping_behind_the_window_is_fine),
         CASE(tables_have_an_end),
         CASE(trim_gives_back_and_forgets),
+        CASE(drafts_are_of_an_answer),
+        CASE(drafts_are_known_before_they_run),
+        CASE(drafts_are_trimmed),
         CASE(results_are_counted),
         CASE(a_slot_is_used_again),
     };

@@ -256,6 +256,63 @@ static void ends_are_suppressed_below_min_tokens(void **state)
     env_close(&e);
 }
 
+/* Drafts of which the first n_right are right: rows up to the one after them are what is drawn without drafts, log-
+ * probs and penalties included, wherever the head's slices end; and so is all that follows the trim. */
+static void drafts_change_nothing(void **state)
+{
+    enum { FILLER = 27, SEQ = 1, OTHER = 2 };
+    struct env e;
+    struct sk_desc desc;
+    struct sk_params p = with_logprobs();
+    struct sk_result_row alone[N_NEW];
+    int32_t prompt[N_PROMPT], draft[N_NEW];
+    p.temperature = 0.8f;
+    p.seed = 5;
+    p.repetition_penalty = 1.2f;
+    p.frequency_penalty = 0.5f;
+    p.no_repeat_ngram = 2;
+    fixture_desc(&desc);
+    desc.layers[1].window = 20;
+    make_prompt(prompt, N_PROMPT, desc.n_vocab);
+    env_open(&e, &desc, SK_F32);
+    driver_generate(&e.d, prompt, N_PROMPT, &p, 64, N_NEW, NULL, alone);
+    for (uint32_t n_right = 0; n_right <= N_NEW - 3; n_right++) {
+        driver_begin(&e.d);
+        driver_open(&e.d, SEQ, prompt, N_PROMPT, N_PROMPT + N_NEW, &p, NULL);
+        driver_run(&e.d, SEQ, 0, N_PROMPT, SK_RUN_SAMPLE);
+        assert_rows_equal(driver_go(&e.d, NULL), alone, 1);
+
+        uint32_t n_draft = N_NEW - 3, used = n_right + 1;
+        for (uint32_t i = 0; i < n_draft; i++)
+            draft[i] = (alone[1 + i].id + (i == n_right)) % (int32_t)desc.n_vocab;
+        driver_begin(&e.d);
+        driver_open(&e.d, OTHER, prompt, FILLER + 1, FILLER + 1, &p, NULL);
+        sk_plan_put_tok(&e.d.plan, SEQ, N_PROMPT + 1, draft, n_draft);
+        driver_run(&e.d, OTHER, 0, FILLER + 1, SK_RUN_PROMPT_LOGPROBS);
+        driver_draft(&e.d, SEQ, N_PROMPT, n_draft);
+        assert_true(FILLER < (int)SK_HEAD_SLICE && FILLER + 1 + n_draft > SK_HEAD_SLICE); /* rows of two slices */
+        assert_rows_equal(driver_go(&e.d, NULL) + FILLER, alone + 1, used);
+
+        for (uint32_t i = 1 + used; i < N_NEW; i++) {
+            driver_begin(&e.d);
+            if (i == 1 + used)
+                sk_plan_put_trim(&e.d.plan, SEQ, N_PROMPT + i);
+            for (uint32_t g = 0; i == 1 + used && g < e.d.lim.n_group; g++) { /* the trimmed ones again */
+                uint32_t from = sk_kv_blocks(N_PROMPT + i), end = sk_kv_blocks(N_PROMPT + N_NEW);
+                int32_t blk = (int32_t)(SEQ * (e.d.lim.n_blk[g] / e.d.lim.max_slot) + from);
+                assert_true(end - from <= 1);
+                if (from < end)
+                    sk_plan_put_append(&e.d.plan, SEQ, g, &blk, 1);
+            }
+            driver_run(&e.d, SEQ, N_PROMPT + i - 1, 1, SK_RUN_SAMPLE);
+            assert_rows_equal(driver_go(&e.d, NULL), &alone[i], 1);
+        }
+        driver_close(&e.d, SEQ);
+        driver_close(&e.d, OTHER);
+    }
+    env_close(&e);
+}
+
 static void selftest_matches_itself(void **state)
 {
     struct env e;
@@ -340,7 +397,7 @@ static void what_does_not_fit_is_refused(void **state)
     c.max_len = 257;
     refuse_open(&f, be, &c, -SK_EINVAL, "max-model-len");
     c = conf;
-    c.kv_dtype = SK_Q8;
+    c.kv_dtype = SK_Q4;
     refuse_open(&f, be, &c, -SK_EINVAL, "kv-dtype");
     c = conf;
     c.kv_bytes = 1000;
@@ -418,9 +475,10 @@ int main(void)
         cmocka_unit_test(chunks_give_the_same_bits),       cmocka_unit_test(drawn_tokens_come_back_as_targets),
         cmocka_unit_test(batch_gives_the_same_bits),       cmocka_unit_test(dropped_blocks_are_not_missed),
         cmocka_unit_test(the_step_path_allocates_nothing), cmocka_unit_test(ends_are_suppressed_below_min_tokens),
-        cmocka_unit_test(selftest_matches_itself),         cmocka_unit_test(a_plan_without_rows_runs),
-        cmocka_unit_test(what_does_not_fit_is_refused),    cmocka_unit_test(open_survives_lack_of_memory),
-        cmocka_unit_test(plan_says_what_open_takes),       cmocka_unit_test(a_step_shows_progress),
+        cmocka_unit_test(drafts_change_nothing),           cmocka_unit_test(selftest_matches_itself),
+        cmocka_unit_test(a_plan_without_rows_runs),        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(open_survives_lack_of_memory),    cmocka_unit_test(plan_says_what_open_takes),
+        cmocka_unit_test(a_step_shows_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "engine/batch/sched.h"
 #include "server/job/pace.h"
 
 /* n steps of an engine that takes 10 ms and 200 us for each row. */
@@ -30,9 +31,24 @@ static void test_converges(void **state)
     assert_float_equal(p.base_us, 10000, 500);
     assert_float_equal(p.row_us, 200, 10);
     assert_float_equal(sk_pace_step_us(&p, 50), 20000, 800);
-    assert_float_equal(sk_pace_fill_us(&p, 1024, 0, 512), 224800, 6000);
-    assert_float_equal(sk_pace_fill_us(&p, 1024, 256, 512), 4 * 61200 + 204800, 10000); /* beside 256 others */
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 0, 512, 0), 224800, 6000);
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 256, 512, 0), 4 * 61200 + 204800, 10000); /* beside 256 others */
     assert_float_equal(sk_pace_drain_us(&p, 10), 5 * (102000 + 470000 + 160000), 400000);
+}
+
+/* Beside answers a step takes no more of a prompt than lets it end within the target. */
+static void test_chunks(void **state)
+{
+    struct sk_pace p = {.base_us = 10000, .row_us = 200, .has_row = true, .has_step = true};
+    _Static_assert((int)SK_PACE_LEAST_CHUNK == (int)SK_SCHED_LEAST_CHUNK &&
+                       (int)SK_PACE_LEAST_TARGET_US == (int)SK_SCHED_LEAST_TARGET_US,
+                   "what the engine does");
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 1, 512, 60e6), 204800 + 3 * 10200, 1);
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 1, 512, 20200), 204800 + 21 * 10200, 1); /* 50 rows */
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 1, 512, 1000), 204800 + 32 * 10200, 1);  /* out of reach */
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 1, 512, 0), 204800 + 14 * 10200, 1);     /* 25 ms: 74 rows */
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 100, 512, 0), 204800 + 7 * 30000, 1);    /* 60 ms: 150 rows */
+    assert_float_equal(sk_pace_fill_us(&p, 1024, 0, 512, 1000), 204800 + 2 * 10000, 1);   /* nobody waits */
 }
 
 static void test_nothing(void **state)
@@ -79,10 +95,8 @@ static void test_follows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_converges),
-        cmocka_unit_test(test_nothing),
-        cmocka_unit_test(test_cached),
-        cmocka_unit_test(test_follows),
+        cmocka_unit_test(test_converges), cmocka_unit_test(test_chunks),  cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_cached),    cmocka_unit_test(test_follows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,177 @@
+/* Attention with VDPBF16PS over caches of bf16, and of q8 turned into bf16 block by block. Rounded to bf16: the query
+ * times scale and log2(e); scale * int8 of q8; the weights 2^(s - max) of a split, whose sum is that of the rounded
+ * ones. Sums are f32, pairs of products at a time, in the order of dimensions (scores) and of positions (outputs). */
+#include "kernels/cpu/ktab.h"
+
+enum { PANEL = 12 };
+#include "kernels/cpu/attn_bf16.h"
+
+/* s[r][0..31] = q[r] . K, for the 32 positions of a block. A low panel (decoding) waits for memory: it asks for the
+ * keys of the next block, and for the values of this one, which are needed last, into the second-level cache. */
+INLINE void scores(const struct work *w, const uint16_t *q, uint32_t b, float *s, const int m)
+{
+    const size_t n = w->t->kv->head_stride;
+    const char *k = w->k[b], *next = w->k[b + 1 < w->span.end_block ? b + 1 : b], *v = w->v[b];
+    __m512 acc[PANEL][2];
+
+    UNROLL
+    for (int r = 0; r < m; r++)
+        acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    for (size_t d = 0; d < n; d += 2) {
+        const __m512i k0 = _mm512_loadu_si512(k + d * 64), k1 = _mm512_loadu_si512(k + d * 64 + 64);
+        if (m <= 4) {
+            UNROLL
+            for (size_t i = 0; i < 128; i += 64) {
+                _mm_prefetch(next + d * 64 + i, _MM_HINT_T0);
+                _mm_prefetch(v + d * 64 + i, _MM_HINT_T1);
+            }
+        }
+        UNROLL
+        for (int r = 0; r < m; r++) {
+            const __m512i qr = _mm512_set1_epi32(load_i32(q + (size_t)r * n + d));
+            acc[r][0] = dot(acc[r][0], qr, k0);
+            acc[r][1] = dot(acc[r][1], qr, k1);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < m; r++) {
+        _mm512_storeu_ps(s + r * LD_S, acc[r][0]);
+        _mm512_storeu_ps(s + r * LD_S + 16, acc[r][1]);
+    }
+}
+
+/* acc[r] += p[r] . V of a block: c vectors of columns, where every row sees the whole block. */
+INLINE void values(const uint16_t *p, const char *v, size_t line, __m512 acc[][4], const int m, const int c)
+{
+    for (size_t i = 0; i < SK_KV_BLOCK / 2; i++) {
+        __m512i vi[4];
+        UNROLL
+        for (int j = 0; j < c; j++)
+            vi[j] = _mm512_loadu_si512(v + i * line + (size_t)j * 64);
+        UNROLL
+        for (int r = 0; r < m; r++) {
+            const __m512i pr = _mm512_set1_epi32(load_i32(p + (size_t)r * LD_P + 2 * i));
+            UNROLL
+            for (int j = 0; j < c; j++)
+                acc[r][j] = dot(acc[r][j], pr, vi[j]);
+        }
+    }
+}
+
+/* The same where some rows see less: for them what they do not see is 0, for 0 * NaN would not be nothing. Bit i of
+ * sees[r]: row r sees entry i. */
+INLINE void values_masked(const uint16_t *p, const char *v, size_t line, const uint32_t *sees, __m512 acc[][4],
+                          const int m, const int c)
+{
+    for (size_t i = 0; i < SK_KV_BLOCK / 2; i++) {
+        UNROLL
+        for (int r = 0; r < m; r++) {
+            const __m512i pr = _mm512_set1_epi32(load_i32(p + (size_t)r * LD_P + 2 * i));
+            const __mmask32 both = (sees[r] >> (2 * i) & 3) * 0x55555555u;
+            UNROLL
+            for (int j = 0; j < c; j++)
+                acc[r][j] = dot(acc[r][j], pr, _mm512_maskz_loadu_epi16(both, v + i * line + (size_t)j * 64));
+        }
+    }
+}
+
+/* Columns d..d + 16 c of the outputs. */
+INLINE void sum_columns(const struct work *w, const struct panel *p, size_t d, const int m, const int c)
+{
+    const size_t n = w->t->kv->head_stride;
+    __m512 acc[PANEL][4];
+
+    UNROLL
+    for (int r = 0; r < m; r++) {
+        UNROLL
+        for (int j = 0; j < c; j++)
+            acc[r][j] = _mm512_setzero_ps();
+    }
+    for (uint32_t b = p->block; b < p->end_block; b++) {
+        const uint16_t *weights = w->w->p[0] + (size_t)b * SK_KV_BLOCK;
+        const char *v = w->v[b] + d * 4;
+        if (all_seen(p, b)) {
+            values(weights, v, n * 4, acc, m, c);
+        } else {
+            uint32_t sees[PANEL];
+            for (int r = 0; r < m; r++)
+                sees[r] = seen(b * SK_KV_BLOCK, p->lo[r], p->hi[r]);
+            values_masked(weights, v, n * 4, sees, acc, m, c);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < m; r++) {
+        if ((uint32_t)r == p->n)
+            break;
+        UNROLL
+        for (int j = 0; j < c; j++)
+            fold_columns(w->into->out + (p->at + (size_t)r) * n + d + 16 * (size_t)j, acc[r][j], p->keep[r], p->take[r],
+                         p->old[r]);
+    }
+}
+
+INLINE void run_panel(const struct work *w, struct panel *p, const int m)
+{
+    const uint32_t n = w->t->kv->head_stride;
+    uint32_t d = 0;
+
+    for (uint32_t b = p->block; b < p->end_block; b++)
+        scores(w, w->w->q[0] + (size_t)p->at * n, b, w->w->s[0] + (size_t)b * SK_KV_BLOCK, m);
+    for (uint32_t r = 0; r < p->n; r++)
+        softmax(w, p, r);
+    fold_panel(p, w->into);
+    for (; m <= 6 && d + 64 <= n; d += 64)
+        sum_columns(w, p, d, m, 4);
+    for (; d + 32 <= n; d += 32)
+        sum_columns(w, p, d, m, 2);
+    if (d < n)
+        sum_columns(w, p, d, m, 1);
+}
+
+/* A panel of each height is a function of its own: its sums are registers. */
+static void run_height(const struct work *w, struct panel *p)
+{
+    switch (panel_height(p->n)) {
+// clang-format off
+#define HEIGHT(m) case m: run_panel(w, p, m); break;
+        HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(6) HEIGHT(8) HEIGHT(12)
+#undef HEIGHT
+        // clang-format on
+    }
+}
+
+INLINE void run(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                void *scratch, const bool q8)
+{
+    struct work w = {.t = t, .w = scratch, .into = into};
+
+    load_q(t, w.w->q[0], t->kv->head_stride);
+    for (uint32_t s = split; s < split + n_split; s++) {
+        struct panel p;
+        if (!span_of(t, s, &w.span))
+            continue;
+        load_kv(&w, q8);
+        for (uint32_t at = w.span.row * t->n_head; at < w.span.end_row * t->n_head; at += PANEL) {
+            panel_of(t, &w.span, at, &p);
+            run_height(&w, &p);
+        }
+    }
+}
+
+static void attn_bf16(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                      void *scratch)
+{
+    run(t, split, n_split, into, scratch, false);
+}
+
+static void attn_q8(const struct sk_attn_tile *t, uint32_t split, uint32_t n_split, struct sk_attn_part *into,
+                    void *scratch)
+{
+    run(t, split, n_split, into, scratch, true);
+}
+
+void sk_attn_bf16(struct sk_ktab *t)
+{
+    sk_ktab_put_attn(t, SK_BF16, attn_bf16);
+    sk_ktab_put_attn(t, SK_Q8, attn_q8);
+}
