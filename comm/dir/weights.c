@@ -86,8 +86,8 @@ static void *map_file(int fd, size_t n, int flags)
     return p == MAP_FAILED ? NULL : p;
 }
 
-/* A private copy in pages of 2 MiB; NULL where memory or the file do not give it, errno says why. What has been copied
- * leaves the page cache, so that weights never lie in memory twice. */
+/* A private copy in pages of 2 MiB; NULL where memory or the file do not give it, errno says why. The page cache keeps
+ * the file as long as there is memory for it: an engine that is started again reads no disk. */
 static void *copy_file(int fd, size_t n)
 {
     const size_t room = n + HUGE_PAGE;
@@ -107,7 +107,6 @@ static void *copy_file(int fd, size_t n)
             munmap(p, n);
             return NULL;
         }
-        posix_fadvise(fd, (off_t)at, got, POSIX_FADV_DONTNEED);
         at += (size_t)got;
     }
     mprotect(p, n, PROT_READ);
