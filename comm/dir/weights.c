@@ -8,7 +8,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20, COPY_BYTES = 16 << 20 };
+enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20 };
 
 /* Bytes that the entry's shape and dtype call for; 0 = impossible. */
 static uint64_t entry_bytes(const struct sk_dir_entry *e)
@@ -101,8 +101,7 @@ static void *copy_file(int fd, size_t n)
         munmap(end, (size_t)(all + room - end));
     madvise(p, n, MADV_HUGEPAGE); /* a wish: without it the copy is as right and as slow as the file */
     for (size_t at = 0; at < n;) {
-        const size_t want = n - at < COPY_BYTES ? n - at : COPY_BYTES;
-        ssize_t got = pread(fd, p + at, want, (off_t)at);
+        ssize_t got = pread(fd, p + at, n - at, (off_t)at);
         if (got <= 0) {
             munmap(p, n);
             return NULL;
