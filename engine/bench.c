@@ -8,6 +8,7 @@
 #include "comm/base/clock.h"
 #include "comm/base/mem.h"
 #include "comm/base/rng.h"
+#include "comm/group/world.h"
 
 enum { MAX_REP = 101, MAX_TOK = 1 << 20, MAX_SEQ = 4096 };
 
@@ -172,11 +173,12 @@ static int by_size(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Bytes of weights and KV cache that a second's decode steps read; 0 for prefill, and with windows, which read less. */
+/* Bytes of weights and KV cache that a second's decode steps read; 0 for prefill, with windows, which read less, and
+ * for several ranks. */
 static double read_rate(const struct sk_load *load, const struct test *t, double tok_per_s)
 {
     const struct sk_desc *d = &load->dir.desc;
-    if (t->prefill || d->n_group != 1 || d->group_window[0] != 0)
+    if (t->prefill || d->n_group != 1 || d->group_window[0] != 0 || load->world)
         return 0;
     const double kv = (double)load->need.kv_block / SK_KV_BLOCK * (t->depth + t->n_tok / 2.0);
     return ((double)sk_load_step_bytes(load) + kv * t->n_seq) * tok_per_s / t->n_seq;
@@ -199,7 +201,8 @@ static void print_json(const struct sk_load *load, const struct test *t, const d
 {
     printf("{\"test\": \"%s\", \"tokens\": %u, \"depth\": %u, \"sequences\": %u, ", t->prefill ? "prefill" : "decode",
            t->n_tok, t->depth, t->n_seq);
-    printf("\"isa\": \"%s\", \"threads\": %u, \"kv_dtype\": \"%s\", ", load->isa, load->be->n_thread,
+    printf("\"isa\": \"%s\", \"tp\": %d, \"pp\": %d, \"threads\": %u, \"kv_dtype\": \"%s\", ", load->isa,
+           load->world ? load->world->n_tp : 1, load->world ? load->world->n_pp : 1, load->be->n_thread,
            sk_dtype_name(load->rank_conf.kv_dtype));
     printf("\"weights_bytes\": %llu, \"read_bytes_per_s\": %.0f, ", (unsigned long long)load->need.weights,
            read_rate(load, t, v[n / 2]));
@@ -241,6 +244,8 @@ int sk_bench_run(const struct sk_bench_conf *c, const struct sk_load *load, stru
     int rc = sk_wire_put_hello(&d.in, &hello);
     if (!rc)
         rc = feed(&d, err);
+    if (!c->json && load->world)
+        printf("%d ranks (tp %d, pp %d), each: ", load->world->size, load->world->n_tp, load->world->n_pp);
     if (!c->json)
         printf("%s, %s, %u threads, KV %s, steps of %u rows, median of %u (least .. most)\n", load->dir.name, load->isa,
                load->be->n_thread, sk_dtype_name(load->rank_conf.kv_dtype), load->rank_conf.max_row, c->n_rep);

@@ -7,6 +7,7 @@
 #include "comm/base/clock.h"
 #include "comm/base/log.h"
 #include "comm/base/mem.h"
+#include "comm/group/world.h"
 #include "engine/model/tune.h"
 
 enum { DEFAULT_SEQ_TOK = 2048 };
@@ -88,6 +89,26 @@ uint64_t sk_load_memory(void)
     return min_u64(mem_available(), cgroup_available());
 }
 
+/* ---- several ranks ---- */
+
+/* One rank's failure is everyone's. */
+static int agree(const struct sk_load *l, int rc, struct sk_err *err)
+{
+    return l->world ? sk_world_check(l->world, rc, err) : rc;
+}
+
+static int same(const struct sk_load *l, const char *what, const char *text, struct sk_err *err)
+{
+    return l->world ? sk_world_same(l->world, what, text, err) : 0;
+}
+
+/* Each is what the rank that has least can do. */
+static int least(const struct sk_load *l, uint32_t *v, uint32_t n, struct sk_err *err)
+{
+    int rc = l->world ? sk_world_min(l->world, v, n) : 0;
+    return rc ? sk_err_set(err, -rc, NULL, "a rank was lost while it loaded") : 0;
+}
+
 /* ---- sizes ---- */
 
 static double mib(uint64_t bytes)
@@ -108,9 +129,16 @@ static struct sk_kvpool_conf pool_conf(const struct sk_load *l, const struct sk_
     return c;
 }
 
+/* In as many blocks as all ranks can hold. */
 static int plan_rank(struct sk_load *l, struct sk_err *err)
 {
-    return sk_rank_plan(&l->dir, &l->weights, l->be, &l->rank_conf, &l->need, err);
+    int rc = agree(l, sk_rank_plan(&l->dir, &l->weights, l->be, &l->grid, &l->rank_conf, &l->need, err), err);
+    return rc ? rc : least(l, l->need.n_blk, l->dir.desc.n_group, err);
+}
+
+static uint32_t n_here(const struct sk_load *l)
+{
+    return l->world ? (uint32_t)l->world->n_local : 1;
 }
 
 /* What one sequence of max_len tokens takes is the same for every KV size; a size that holds something is needed to
@@ -125,7 +153,7 @@ static int default_kv(struct sk_load *l, const struct sk_conf *conf, uint64_t me
     uint32_t len = rc->max_len < DEFAULT_SEQ_TOK ? rc->max_len : DEFAULT_SEQ_TOK;
     uint64_t want = (uint64_t)conf->max_seqs * sk_kv_blocks(len) * l->need.kv_block;
     uint64_t one = (uint64_t)sk_kv_blocks(rc->max_len) * l->need.kv_block;
-    rc->kv_bytes = min_u64(want > one ? want : one, memory / 2);
+    rc->kv_bytes = min_u64(want > one ? want : one, memory / 2 / n_here(l));
     return 0;
 }
 
@@ -170,9 +198,78 @@ static int fit_context(struct sk_load *l, const struct sk_conf *conf, struct sk_
     return 0;
 }
 
+/* What a rank takes of its host. */
+struct demand {
+    int host;
+    uint64_t weights, kv, rest, memory;
+    char host_name[SK_WORLD_HOST_MAX];
+};
+
+static struct demand demand_of(const struct sk_load *l, uint64_t memory)
+{
+    const struct sk_rank_need *n = &l->need;
+    struct demand d = {.weights = n->weights, .kv = n->kv, .rest = n->scratch + n->slots, .memory = memory};
+    if (l->world) {
+        d.host = l->world->host;
+        memcpy(d.host_name, l->world->host_name, sizeof d.host_name);
+    }
+    return d;
+}
+
+/* All ranks of a host draw on the same memory, and one that is in a cgroup of its own has less. */
+static int check_host(const struct demand *d, size_t n, int host, struct sk_err *err)
+{
+    struct demand sum = {.memory = UINT64_MAX};
+    char who[SK_WORLD_HOST_MAX + 40] = "";
+    int n_rank = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (d[i].host != host)
+            continue;
+        sum.weights += d[i].weights;
+        sum.kv += d[i].kv;
+        sum.rest += d[i].rest;
+        sum.memory = min_u64(sum.memory, d[i].memory);
+        if (++n_rank > 1)
+            snprintf(who, sizeof who, " of the %d ranks on %s", n_rank, d[i].host_name);
+    }
+    const uint64_t total = sum.weights + sum.kv + sum.rest;
+    if (total <= sum.memory)
+        return 0;
+    return sk_err_set(
+        err, SK_ENOMEM, "kv-memory",
+        "weights (%.1f MiB), KV cache (%.1f MiB), scratch and slots (%.1f MiB)%s take %.1f MiB, available "
+        "are %.1f MiB",
+        mib(sum.weights), mib(sum.kv), mib(sum.rest), who, mib(total), mib(sum.memory));
+}
+
+static int check_memory(const struct sk_load *l, uint64_t memory, struct sk_err *err)
+{
+    const struct demand own = demand_of(l, memory);
+    char *all = NULL;
+    size_t n = sizeof own;
+    int rc = l->world ? sk_world_gather(l->world, &own, sizeof own, &all, &n) : 0;
+    if (rc)
+        sk_err_set(err, -rc, NULL, "a rank was lost while it loaded");
+    const struct demand *d = l->world ? (const void *)all : &own;
+    for (int host = 0; !rc && d && host < (l->world ? l->world->n_host : 1); host++)
+        rc = check_host(d, n / sizeof own, host, err);
+    sk_free(all);
+    return agree(l, rc, err);
+}
+
+static void say_plan(const struct sk_load *l, uint64_t memory)
+{
+    const struct sk_rank_need *n = &l->need;
+    sk_log(SK_LOG_INFO,
+           "memory: weights %.1f MiB, KV cache %.1f MiB (%s, %u blocks of %d tokens), scratch %.1f MiB, slots %.1f "
+           "MiB; %.1f MiB of %.1f available",
+           mib(n->weights), mib(n->kv), sk_dtype_name(l->rank_conf.kv_dtype), n->n_blk[0], SK_KV_BLOCK, mib(n->scratch),
+           mib(n->slots), mib(n->weights + n->kv + n->scratch + n->slots), mib(memory));
+}
+
 static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
 {
-    uint64_t memory = sk_load_memory();
+    const uint64_t memory = sk_load_memory();
     struct sk_rank_conf *c = &l->rank_conf;
     uint32_t max_len = l->dir.desc.max_len;
     if (conf->max_model_len > max_len)
@@ -194,19 +291,14 @@ static int plan_memory(struct sk_load *l, const struct sk_conf *conf, struct sk_
         rc = fit_context(l, conf, err);
     if (rc)
         return rc;
-    const struct sk_rank_need *n = &l->need;
-    uint64_t total = n->weights + n->kv + n->scratch + n->slots;
-    sk_log(SK_LOG_INFO,
-           "memory: weights %.1f MiB, KV cache %.1f MiB (%s, %u blocks of %d tokens), scratch %.1f MiB, slots %.1f "
-           "MiB; %.1f MiB of %.1f available",
-           mib(n->weights), mib(n->kv), sk_dtype_name(c->kv_dtype), n->n_blk[0], SK_KV_BLOCK, mib(n->scratch),
-           mib(n->slots), mib(total), mib(memory));
-    if (total > memory)
-        return sk_err_set(err, SK_ENOMEM, "kv-memory",
-                          "weights (%.1f MiB), KV cache (%.1f MiB), scratch and slots (%.1f MiB) take %.1f MiB, "
-                          "available are %.1f MiB",
-                          mib(n->weights), mib(n->kv), mib(n->scratch + n->slots), mib(total), mib(memory));
-    return 0;
+    if (l->world) { /* blocks that another rank has no room for are not made here either */
+        memcpy(c->n_blk, l->need.n_blk, sizeof c->n_blk);
+        rc = plan_rank(l, err);
+        if (rc)
+            return rc;
+    }
+    say_plan(l, memory);
+    return check_memory(l, memory, err);
 }
 
 /* ---- opening ---- */
@@ -228,36 +320,71 @@ static int open_backend(const struct sk_conf *conf, struct sk_backend **ret, str
     return sk_ref_open(&bc, ret, err);
 }
 
-int sk_load_open(const struct sk_conf *conf, const struct sk_record_head *replay, sk_load_cb *cb, void *arg,
-                 struct sk_load *ret, struct sk_err *err)
+/* Ranks that would compute something else are refused before any of them loads. */
+static int compare_ranks(const struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
 {
-    struct sk_load *l = ret;
-    *l = (struct sk_load){0};
-    cb(arg, 0, "opening the engine directory");
+    int rc = same(l, "the engine directory", l->dir.digest, err);
+    return rc || conf->allow_mixed_isa ? rc : same(l, "the ISA level (see --allow-mixed-isa)", l->isa, err);
+}
+
+static uint32_t max_rows(const struct sk_load_conf *c)
+{
+    return c->replay ? c->replay->conf.max_row : (uint32_t)c->options->max_step_tokens;
+}
+
+static int connect_world(struct sk_load *l, const struct sk_load_conf *c, struct sk_err *err)
+{
+    l->grid.narrow = strcmp(c->options->stage_dtype, "bf16") == 0;
+    l->grid.timeline = c->timeline;
+    if (!l->world)
+        return 0;
+    int rc = sk_world_connect(l->world, max_rows(c), (l->dir.desc.n_embd + 15) / 16 * 16, err);
+    l->grid.tp = l->world->tp;
+    l->grid.pp = l->world->pp;
+    return rc;
+}
+
+/* A recording says how many blocks there were; the ranks that play it may be others. */
+static int plan_replay(struct sk_load *l, const struct sk_record_head *replay, struct sk_err *err)
+{
+    l->rank_conf = replay->conf;
+    memcpy(l->rank_conf.n_blk, replay->limits.n_blk, sizeof l->rank_conf.n_blk);
+    return plan_rank(l, err);
+}
+
+static int open_files(struct sk_load *l, const struct sk_conf *conf, struct sk_err *err)
+{
     int rc = sk_dir_open(conf->dir, &l->dir, err);
     if (!rc)
-        rc = sk_weights_open(conf->dir, SK_WEIGHTS_LAZY, &l->weights, err);
+        rc = sk_weights_open(conf->dir, conf->huge_pages ? SK_WEIGHTS_HUGE : SK_WEIGHTS_AHEAD, &l->weights, err);
     if (!rc)
         rc = open_backend(conf, &l->be, err);
+    if (!rc)
+        snprintf(l->isa, sizeof l->isa, "%s/%s", l->be->name, l->be->isa);
+    return agree(l, rc, err);
+}
+
+int sk_load_open(const struct sk_load_conf *c, struct sk_load *ret, struct sk_err *err)
+{
+    struct sk_load *l = ret;
+    *l = (struct sk_load){.world = c->world};
+    c->cb(c->arg, 0, "opening the engine directory");
+    int rc = open_files(l, c->options, err);
+    if (!rc)
+        rc = compare_ranks(l, c->options, err);
+    if (!rc)
+        rc = connect_world(l, c, err);
+    if (!rc)
+        rc = c->replay ? plan_replay(l, c->replay, err) : plan_memory(l, c->options, err);
     if (rc)
         goto out;
-    snprintf(l->isa, sizeof l->isa, "%s/%s", l->be->name, l->be->isa);
-    if (replay)
-        l->rank_conf = replay->conf;
-    rc = replay ? plan_rank(l, err) : plan_memory(l, conf, err);
+    c->cb(c->arg, 200, "loading weights");
+    rc = agree(l, sk_rank_open(&l->dir, &l->weights, l->be, &l->grid, &l->rank_conf, &l->rank, err), err);
     if (rc)
         goto out;
-    cb(arg, 200, "loading weights");
-    sk_weights_close(&l->weights); /* it was mapped for its table only: now it is known to fit */
-    rc = sk_weights_open(conf->dir, conf->huge_pages ? SK_WEIGHTS_HUGE : SK_WEIGHTS_AHEAD, &l->weights, err);
-    if (rc)
-        goto out;
-    rc = sk_rank_open(&l->dir, &l->weights, l->be, NULL, &l->rank_conf, &l->rank, err);
-    if (rc)
-        goto out;
-    cb(arg, 800, "self-test");
+    c->cb(c->arg, 800, "self-test");
     uint64_t t0 = sk_clock_us();
-    rc = sk_rank_selfcheck(l->rank, err);
+    rc = agree(l, sk_rank_selfcheck(l->rank, err), err);
     l->selftest_us = sk_clock_us() - t0;
 out:
     if (rc)
@@ -278,49 +405,57 @@ void sk_load_close(struct sk_load *l)
 
 uint64_t sk_load_step_bytes(const struct sk_load *l)
 {
-    const struct sk_dir_entry *embed = l->dir.desc.tied ? NULL : sk_weights_find(&l->weights, "embed");
+    const struct sk_dir_entry *embed = l->dir.desc.tied || l->world ? NULL : sk_weights_find(&l->weights, "embed");
     return l->need.weights - (embed ? embed->bytes : 0);
 }
 
 /* ---- the batch manager ---- */
 
+static uint16_t n_tp(const struct sk_load *l)
+{
+    return l->world ? (uint16_t)l->world->n_tp : 1;
+}
+
+static uint16_t n_pp(const struct sk_load *l)
+{
+    return l->world ? (uint16_t)l->world->n_pp : 1;
+}
+
+int sk_load_crew(const struct sk_load *l, struct sk_crew **ret, struct sk_err *err)
+{
+    const struct sk_crew_conf c = {.rank = l->rank, .world = l->world, .need = &l->need};
+    return sk_crew_open(&c, ret, err);
+}
+
+int sk_load_follow(const struct sk_load *l, struct sk_err *err)
+{
+    struct sk_crew *crew;
+    int rc = sk_load_crew(l, &crew, err);
+    if (rc)
+        return rc;
+    rc = sk_crew_follow(crew, err);
+    sk_crew_close(crew);
+    return rc;
+}
+
 static struct sk_record_head record_head(const struct sk_load *l)
 {
-    struct sk_record_head h = {.conf = l->rank_conf};
+    struct sk_record_head h = {.conf = l->rank_conf, .n_tp = n_tp(l), .n_pp = n_pp(l)};
     snprintf(h.digest, sizeof h.digest, "%s", l->dir.digest);
     snprintf(h.isa, sizeof h.isa, "%s", l->isa);
     sk_rank_limits(l->rank, &h.limits);
     return h;
 }
 
-static bool holds_spare(const struct sk_loop_conf *lc, const struct sk_rank_need *n)
-{
-    for (uint32_t g = 0; g < lc->kv.n_group; g++)
-        if (n->n_blk[g] < lc->kv.n_blk[g] + sk_flight_spare(&lc->kv, g, lc->max_len, lc->max_row))
-            return false;
-    return true;
-}
-
-/* The rank on which a segment of the flight recorder is replayed: this one with a slot more, and with memory for the
- * spare blocks, which is found by asking. */
-static int flight_head(const struct sk_load *l, const struct sk_loop_conf *lc, struct sk_record_head *ret,
-                       struct sk_err *err)
+/* The ranks on which a segment of the flight recorder is replayed: these with a slot more, and with the spare blocks.
+ */
+static struct sk_record_head flight_head(const struct sk_load *l, const struct sk_loop_conf *lc)
 {
     struct sk_record_head h = record_head(l);
-    struct sk_rank_need need = l->need;
-    uint64_t step = need.kv_block;
-    h.conf.max_slot++;
-    while (!holds_spare(lc, &need)) {
-        h.conf.kv_bytes += step;
-        step *= 2;
-        int rc = sk_rank_plan(&l->dir, &l->weights, l->be, &h.conf, &need, err);
-        if (rc)
-            return rc;
-    }
-    h.limits.max_slot = h.conf.max_slot;
-    memcpy(h.limits.n_blk, need.n_blk, sizeof h.limits.n_blk);
-    *ret = h;
-    return 0;
+    h.conf.max_slot = ++h.limits.max_slot;
+    for (uint32_t g = 0; g < lc->kv.n_group; g++)
+        h.limits.n_blk[g] = h.conf.n_blk[g] = lc->kv.n_blk[g] + sk_flight_spare(&lc->kv, g, lc->max_len, lc->max_row);
+    return h;
 }
 
 static int open_recorders(const struct sk_load *l, const struct sk_conf *conf, const struct sk_loop_conf *lc,
@@ -334,8 +469,8 @@ static int open_recorders(const struct sk_load *l, const struct sk_conf *conf, c
         rc = sk_board_map((int)conf->board_fd, &ret->board, err);
     if (rc || ret->board.max_plan == 0)
         return rc;
-    rc = flight_head(l, lc, &h, err);
-    return rc ? rc : sk_flight_open(&ret->board, &h, lc, &ret->flight, err);
+    h = flight_head(l, lc);
+    return sk_flight_open(&ret->board, &h, lc, &ret->flight, err);
 }
 
 int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struct sk_load_loop *ret, struct sk_err *err)
@@ -352,13 +487,17 @@ int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struc
                               .kv = pool_conf(l, conf),
                               .n_vocab = l->dir.desc.n_vocab,
                               .n_eos = l->dir.n_eos,
-                              .rank = l->rank,
-                              .n_thread = l->be->n_thread};
+                              .n_thread = l->be->n_thread * n_tp(l),
+                              .sends_seats = conf->connect[0] && conf->board_fd < 0,
+                              .timeline = l->grid.timeline};
     memcpy(lc.eos, l->dir.eos, sizeof lc.eos);
     snprintf(lc.digest, sizeof lc.digest, "%s", l->dir.digest);
-    *ret = (struct sk_load_loop){0};
-    int rc = open_recorders(l, conf, &lc, ret, err);
+    *ret = (struct sk_load_loop){.rank = l->rank};
+    int rc = sk_load_crew(l, &ret->crew, err);
+    if (!rc)
+        rc = open_recorders(l, conf, &lc, ret, err);
     if (!rc) {
+        lc.crew = ret->crew;
         lc.record = ret->record;
         lc.board = ret->board.head ? &ret->board : NULL;
         lc.flight = ret->flight;
@@ -367,15 +506,16 @@ int sk_load_loop_open(const struct sk_load *l, const struct sk_conf *conf, struc
     if (rc)
         sk_load_loop_close(ret);
     else if (lc.board)
-        sk_rank_watch(lc.rank, &lc.board->head->progress);
+        sk_rank_watch(l->rank, &lc.board->head->progress);
     return rc;
 }
 
 void sk_load_loop_close(struct sk_load_loop *l)
 {
-    if (l->loop)
-        sk_rank_watch(l->loop->conf.rank, NULL); /* the rank lives on, the board does not */
+    if (l->rank)
+        sk_rank_watch(l->rank, NULL); /* the rank lives on, the board does not */
     sk_loop_close(l->loop);
+    sk_crew_close(l->crew);
     sk_flight_close(l->flight);
     sk_record_close(l->record);
     sk_board_unmap(&l->board);

@@ -1,15 +1,21 @@
-/* skein-engine: one rank of a model, and its leader. Serves a daemon over an inherited socket (--fd), or measures,
- * replays or prints. */
+/* skein-engine: one rank of a model, and its leader. Serves a daemon over an inherited socket (--fd), or one of several
+ * ranks over an address (--connect); or measures, replays or prints. */
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
 #include "comm/base/log.h"
+#include "comm/base/mem.h"
+#include "comm/group/launch.h"
+#include "comm/group/world.h"
+#include "comm/wire/join.h"
 #include "engine/bench.h"
+#include "engine/job.h"
 #include "engine/load.h"
 
 enum { LAST_WORDS_MS = 1000 };
@@ -18,6 +24,7 @@ enum mode { MODE_SERVE, MODE_BENCH, MODE_REPLAY, MODE_DUMP, MODE_HELP, MODE_VERS
 
 struct args {
     enum mode mode;
+    bool is_silent;   /* the error has been said */
     const char *file; /* of --replay and --dump */
     struct sk_bench_conf bench;
     struct sk_conf conf;
@@ -36,10 +43,11 @@ static void say_nothing(void *arg, uint32_t permille, const char *text)
 {
 }
 
-/* Why the engine gives up, if the daemon still listens. */
-static void say_failed(struct sk_chan *c, const char *text)
+/* Why the engine gives up, if the daemon still listens. What ranks, hosts and links do is no request's fault. */
+static void say_failed(struct sk_chan *c, const struct sk_job *job, int rc, const char *text)
 {
-    sk_wire_put_state(&c->out, 0, 1, text);
+    const bool lost = job->world && (rc == -SK_EIO || rc == -SK_EDIVERGED);
+    sk_wire_put_state(&c->out, 0, lost ? SK_STATE_LOST : SK_STATE_FAILED, text);
     struct pollfd p = {.fd = c->fd, .events = POLLOUT};
     while (sk_chan_flush(c) == 1 && poll(&p, 1, LAST_WORDS_MS) > 0)
         ;
@@ -58,6 +66,8 @@ static void put_hello(const struct sk_load *l, const struct sk_loop *loop, struc
                               .n_group = l->dir.desc.n_group,
                               .credit = sk_loop_credit(loop),
                               .pid = (uint32_t)getpid(),
+                              .n_tp = l->world ? (uint32_t)l->world->n_tp : 1,
+                              .n_pp = l->world ? (uint32_t)l->world->n_pp : 1,
                               .weights_bytes = l->need.weights,
                               .kv_bytes = l->need.kv,
                               .scratch_bytes = l->need.scratch + l->need.slots};
@@ -75,28 +85,100 @@ static size_t out_bytes(const struct sk_loop *loop)
     return want > (1 << 20) ? want : 1 << 20;
 }
 
-static int serve(const struct sk_conf *conf, struct sk_err *err)
+/* Work is what the leader does on an open engine while the other ranks follow. */
+struct work {
+    struct args *args;
+    struct sk_job job;
+    struct sk_chan *chan; /* serving: to the daemon */
+    struct sk_load load;
+    struct sk_load_loop loop;
+    struct sk_player *player; /* replaying */
+    struct sk_record_head head;
+};
+
+/* Ranks that were in step are no more: none of them can be told anything, so all end at once. */
+static void end_all(const struct work *w, int rc, const struct sk_err *err)
 {
-    struct sk_load load = {0};
-    struct sk_load_loop l = {0};
-    struct sk_chan chan;
-    sk_chan_init(&chan, (int)conf->fd, 1 << 20);
-    int rc = sk_load_open(conf, NULL, say_loading, &chan, &load, err);
+    if (rc && w->chan && w->chan->fd >= 0)
+        say_failed(w->chan, &w->job, rc, err->msg);
+    if (!w->job.world)
+        return;
+    if (rc)
+        sk_log(SK_LOG_ERROR, "%s", err->msg);
+    sk_world_abort(rc ? 1 : 0);
+}
+
+static int load(struct work *w, const struct sk_record_head *replay, struct sk_err *err)
+{
+    const struct sk_load_conf lc = {.options = &w->args->conf,
+                                    .replay = replay,
+                                    .world = w->job.world,
+                                    .timeline = w->job.timeline,
+                                    .cb = w->chan && sk_job_leads(&w->job) ? say_loading : say_nothing,
+                                    .arg = w->chan};
+    int rc = sk_load_open(&lc, &w->load, err);
+    if (rc && w->chan && sk_job_leads(&w->job))
+        say_failed(w->chan, &w->job, rc, err->msg);
+    return rc;
+}
+
+/* All ranks, after loading: the leader leads. */
+static int run(struct work *w, int (*lead)(struct work *w, struct sk_err *err), struct sk_err *err)
+{
+    int rc = sk_job_leads(&w->job) ? lead(w, err) : sk_load_follow(&w->load, err);
+    if (rc)
+        end_all(w, rc, err);
+    return rc ? rc : sk_job_end(&w->job, &w->args->conf, err);
+}
+
+static int lead_serving(struct work *w, struct sk_err *err)
+{
+    const struct sk_load *l = &w->load;
+    int rc = sk_load_loop_open(l, &w->args->conf, &w->loop, err);
+    if (rc)
+        return rc;
+    w->chan->out.max = out_bytes(w->loop.loop);
+    put_hello(l, w->loop.loop, w->chan);
+    sk_log(SK_LOG_INFO, "ready: %s, %s, context %u tokens, %u sequences at once", l->dir.name, l->isa,
+           l->rank_conf.max_len, l->rank_conf.max_slot);
+    rc = sk_loop_serve(w->loop.loop, w->chan, err);
+    if (!rc && !w->loop.loop->quit)
+        end_all(w, 0, NULL); /* the daemon is gone */
     if (!rc)
-        rc = sk_load_loop_open(&load, conf, &l, err);
+        sk_load_loop_close(&w->loop);
+    return rc;
+}
+
+/* The daemon of several ranks: an address, since mpirun passes no descriptor on. */
+static int join(struct work *w, int *ret_fd, struct sk_err *err)
+{
+    struct sk_conf *conf = &w->args->conf;
+    int rc = 0, board_fd = -1;
+    if (sk_job_leads(&w->job)) {
+        const char *token = getenv(SK_LAUNCH_TOKEN);
+        rc = token ? sk_join_connect(conf->connect, token, ret_fd, &board_fd, err)
+                   : sk_err_set(err, SK_EMISSING, "connect", "--connect needs the daemon's token in $" SK_LAUNCH_TOKEN);
+        conf->board_fd = board_fd;
+    }
+    return w->job.world ? sk_world_check(w->job.world, rc, err) : rc;
+}
+
+static int serve(struct work *w, struct sk_err *err)
+{
+    struct sk_chan chan;
+    int fd = (int)w->args->conf.fd;
+    int rc = w->args->conf.connect[0] ? join(w, &fd, err) : 0;
     if (rc)
-        goto out;
-    chan.out.max = out_bytes(l.loop);
-    put_hello(&load, l.loop, &chan);
-    sk_log(SK_LOG_INFO, "ready: %s, %s, context %u tokens, %u sequences at once", load.dir.name, load.isa,
-           load.rank_conf.max_len, load.rank_conf.max_slot);
-    rc = sk_loop_serve(l.loop, &chan, err);
-out:
-    if (rc)
-        say_failed(&chan, err->msg);
-    sk_load_loop_close(&l);
-    sk_load_close(&load);
+        return rc;
+    sk_chan_init(&chan, fd, 1 << 20);
+    w->chan = &chan;
+    rc = load(w, NULL, err);
+    if (!rc)
+        rc = run(w, lead_serving, err);
+    sk_load_loop_close(&w->loop);
+    sk_load_close(&w->load);
     sk_chan_done(&chan);
+    w->chan = NULL;
     return rc;
 }
 
@@ -104,7 +186,7 @@ out:
  * to all processes of a service, are for the daemon, which says QUIT in its time. */
 static int start_serving(const struct sk_conf *conf, struct sk_err *err)
 {
-    if (conf->fd < 0)
+    if (conf->fd < 0 && !conf->connect[0])
         return sk_err_set(err, SK_EMISSING, "fd",
                           "skein-engine is started by skeind, which passes --fd; or give --bench, --replay or --dump");
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -112,51 +194,78 @@ static int start_serving(const struct sk_conf *conf, struct sk_err *err)
     signal(SIGTERM, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGUSR1, SIG_IGN);
-    return serve(conf, err);
+    return 0;
 }
 
 /* ---- the other modes ---- */
 
-/* Steps as large as they may be, each token by a step of its own: what llama-bench measures, too. */
-static int bench(struct args *a, struct sk_err *err)
+static int lead_bench(struct work *w, struct sk_err *err)
 {
-    struct sk_load load = {0};
-    struct sk_load_loop l = {0};
-    a->conf.itl_target_ms = 60 * 1000;
-    a->conf.prompt_lookup = false;
-    int rc = sk_load_open(&a->conf, NULL, say_nothing, NULL, &load, err);
+    int rc = sk_load_loop_open(&w->load, &w->args->conf, &w->loop, err);
     if (!rc)
-        rc = sk_load_loop_open(&load, &a->conf, &l, err);
+        rc = sk_bench_run(&w->args->bench, &w->load, w->loop.loop, err);
     if (!rc)
-        rc = sk_bench_run(&a->bench, &load, l.loop, err);
-    sk_load_loop_close(&l);
-    sk_load_close(&load);
+        sk_load_loop_close(&w->loop);
     return rc;
 }
 
-static int replay(const struct args *a, struct sk_err *err)
+/* Steps as large as they may be, each token by a step of its own: what llama-bench measures, too. */
+static int bench(struct work *w, struct sk_err *err)
 {
-    struct sk_load load = {0};
-    struct sk_player *player = NULL;
-    struct sk_record_head head;
-    struct sk_replay_stats stats = {0};
-    int rc = sk_player_open(a->file, &player, &head, err);
+    w->args->conf.itl_target_ms = 60 * 1000;
+    w->args->conf.prompt_lookup = false;
+    int rc = load(w, NULL, err);
     if (!rc)
-        rc = sk_load_open(&a->conf, &head, say_nothing, NULL, &load, err);
-    if (!rc && strcmp(load.dir.digest, head.digest) != 0)
-        rc = sk_err_set(err, SK_EFORMAT, NULL, "the recording is of engine directory %s, this is %s", head.digest,
-                        load.dir.digest);
+        rc = run(w, lead_bench, err);
+    sk_load_loop_close(&w->loop);
+    sk_load_close(&w->load);
+    return rc;
+}
+
+static bool is_same_grid(const struct sk_record_head *h, const struct sk_conf *conf)
+{
+    return (h->n_tp ? h->n_tp : 1) == conf->tp && (h->n_pp ? h->n_pp : 1) == conf->pp;
+}
+
+static int lead_replay(struct work *w, struct sk_err *err)
+{
+    const bool exact = is_same_grid(&w->head, &w->args->conf) && strcmp(w->load.isa, w->head.isa) == 0;
+    struct sk_replay_stats s = {0};
+    struct sk_crew *crew;
+    int rc = sk_load_crew(&w->load, &crew, err);
     if (rc)
-        goto out;
-    if (strcmp(load.isa, head.isa) != 0)
-        printf("recorded on %s, replayed on %s: bits may differ\n", head.isa, load.isa);
-    rc = sk_replay(player, load.rank, &stats, err);
+        return rc;
+    if (!exact)
+        printf("recorded on %s, --tp %u --pp %u; replayed on %s, --tp %" PRId64 " --pp %" PRId64 ": bits may differ\n",
+               w->head.isa, w->head.n_tp, w->head.n_pp, w->load.isa, w->args->conf.tp, w->args->conf.pp);
+    rc = sk_replay(w->player, crew, exact, &s, err);
+    if (rc)
+        return rc;
+    sk_crew_close(crew);
+    printf("replayed %" PRIu64 " steps, %" PRIu64 " rows, ", s.n_step, s.n_row);
+    if (s.n_row_differ)
+        printf("%" PRIu64 " of them differ, by at most %.3g in a log-prob; %" PRIu64 " have another token",
+               s.n_row_differ, s.max_differ, s.n_tok_differ);
+    else
+        printf("all equal");
+    puts(s.n_bare ? " up to the last steps, in which the recording breaks off" : "");
+    return 0;
+}
+
+static int replay(struct work *w, struct sk_err *err)
+{
+    int rc = sk_player_open(w->args->file, &w->player, &w->head, err);
+    if (w->job.world)
+        rc = sk_world_check(w->job.world, rc, err);
     if (!rc)
-        printf("replayed %" PRIu64 " steps, %" PRIu64 " rows, %s\n", stats.n_step, stats.n_row,
-               stats.n_bare ? "all equal up to the last step, in which the recording breaks off" : "all equal");
-out:
-    sk_player_close(player);
-    sk_load_close(&load);
+        rc = load(w, &w->head, err);
+    if (!rc && strcmp(w->load.dir.digest, w->head.digest) != 0)
+        rc = sk_err_set(err, SK_EFORMAT, NULL, "the recording is of engine directory %s, this is %s", w->head.digest,
+                        w->load.dir.digest);
+    if (!rc)
+        rc = run(w, lead_replay, err);
+    sk_player_close(w->player);
+    sk_load_close(&w->load);
     return rc;
 }
 
@@ -265,38 +374,71 @@ static int take_own(struct args *a, int *argc, char **argv, struct sk_err *err)
     return 0;
 }
 
-static int run(struct args *a, struct sk_err *err)
+/* What is everyone's error is said once, by the leader, and before the world closes: a rank that ends with an error
+ * makes mpirun kill the others, and none ends before all close. */
+static void say_error(struct args *a, const struct sk_job *job, const struct sk_err *err)
 {
-    if (a->mode == MODE_HELP) {
+    if (sk_job_leads(job))
+        sk_log(SK_LOG_ERROR, "%s", err->msg);
+    a->is_silent = true;
+}
+
+/* The modes that need an engine: each on one rank, or on all of them. */
+static int run_engine(struct args *a, char **argv, struct sk_err *err)
+{
+    static int (*const modes[])(struct work * w, struct sk_err * err) = {
+        [MODE_SERVE] = serve, [MODE_BENCH] = bench, [MODE_REPLAY] = replay};
+    struct work w = {.args = a};
+    if (!a->conf.dir[0])
+        return sk_err_set(err, SK_EMISSING, "dir", "--dir: the engine directory is missing");
+    int rc = a->mode == MODE_SERVE ? start_serving(&a->conf, err) : 0;
+    if (rc)
+        return rc;
+    if (sk_job_is_large(&a->conf) && a->mode != MODE_SERVE && !sk_world_launched())
+        return sk_job_run(&a->conf, argv, err);
+    rc = sk_job_open(&a->conf, &w.job, err);
+    if (!rc)
+        rc = modes[a->mode](&w, err);
+    if (rc && w.job.world)
+        say_error(a, &w.job, err);
+    sk_job_close(&w.job);
+    return rc;
+}
+
+static int run_mode(struct args *a, char **argv, struct sk_err *err)
+{
+    switch (a->mode) {
+    case MODE_HELP:
         print_help();
         return 0;
-    }
-    if (a->mode == MODE_VERSION) {
+    case MODE_VERSION:
         puts("skein-engine " SK_VERSION);
         return 0;
-    }
-    if (a->mode != MODE_DUMP && !a->conf.dir[0])
-        return sk_err_set(err, SK_EMISSING, "dir", "--dir: the engine directory is missing");
-    switch (a->mode) {
-    case MODE_BENCH:
-        return bench(a, err);
-    case MODE_REPLAY:
-        return replay(a, err);
     case MODE_DUMP:
         return dump(a, err);
     default:
-        return start_serving(&a->conf, err);
+        return run_engine(a, argv, err);
     }
+}
+
+/* The arguments as they were: for ranks that get the same. */
+static char **keep(int argc, char **argv)
+{
+    char **copy = sk_calloc((size_t)argc + 1, sizeof *copy);
+    if (copy)
+        memcpy(copy, argv, (size_t)argc * sizeof *copy);
+    return copy;
 }
 
 int main(int argc, char **argv)
 {
     static struct args args;
     struct sk_err err = {0};
+    char **all = keep(argc, argv);
     sk_log_init("skein-engine", SK_LOG_INFO);
     sk_conf_defaults(&args.conf);
     sk_bench_default(&args.bench);
-    int rc = take_own(&args, &argc, argv, &err);
+    int rc = all ? take_own(&args, &argc, argv, &err) : sk_err_set(&err, SK_ENOMEM, NULL, "out of memory");
     if (!rc)
         rc = sk_conf_args(&args.conf, SK_PROG_ENGINE, argc, argv, NULL, 0, NULL, &err);
     if (rc) {
@@ -305,8 +447,9 @@ int main(int argc, char **argv)
     }
     sk_log_level_set(sk_log_level_of(args.conf.log_level));
     sk_log_json_set(strcmp(args.conf.log_format, "json") == 0);
-    rc = run(&args, &err);
-    if (rc)
+    rc = run_mode(&args, all, &err);
+    if (rc && !args.is_silent)
         sk_log(SK_LOG_ERROR, "%s", err.msg);
+    sk_free(all);
     return rc ? 1 : 0;
 }

@@ -38,7 +38,10 @@ static inline uint32_t sk_kv_blocks(uint64_t n_tok)
     return (uint32_t)((n_tok + SK_KV_BLOCK - 1) / SK_KV_BLOCK);
 }
 
-/* A packed matrix in backend memory: a whole tensor or a rank's shard of it. */
+/* A packed matrix in backend memory: a whole tensor or a rank's shard of it. Its strides may be any multiples of 64.
+ * Short slabs are read fast where those of a panel are neighbours (slab_stride the bytes of a panel in a slab,
+ * panel_stride n_slab of them); as in the file, with the panels of a slab side by side, they take up to twice as long.
+ */
 struct sk_mat {
     struct sk_pack pack;
     struct sk_dev data;
@@ -65,10 +68,11 @@ struct sk_rows {
     uint32_t max_len;              /* stride of token */
 };
 
-/* out[r] = table[token[slot[r]][pos[r]]] (+ pos_table[pos[r]]) */
+/* out[r] = table[token[slot[r]][pos[r]] - first] (+ pos_table[pos[r]]); zeros for the table's part where it has no such
+ * row */
 struct sk_op_embed {
     struct sk_dev out;
-    uint32_t ld;
+    uint32_t ld, first;                     /* first: the token of the table's first row */
     const struct sk_mat *table, *pos_table; /* pos_table may be NULL */
     const struct sk_rows *rows;
 };
@@ -107,6 +111,8 @@ struct sk_op_attention {
     struct sk_dev out, qkv; /* [n_row][ld_out]: heads; [n_row][ld_qkv]: q heads, k heads, v heads; a head is head_stride
                                wide. qkv stays as it is */
     uint32_t ld_out, ld_qkv, n_head, window;
+    uint32_t head_ratio, head_at; /* query head h reads KV head (head_at + h) / head_ratio of those that are here: a
+                                     rank's first and last KV head may serve fewer query heads than the others */
     float scale, eps;
     struct sk_dev q_norm, k_norm; /* [head_dim]; a == 0: none */
     struct sk_dev cos_sin;        /* [max_len][rope_dim / 2] pairs (cos, sin) f32; a == 0: no rope */
@@ -171,6 +177,53 @@ struct sk_op_logits {
     struct sk_dev token;  /* as in sk_rows */
     struct sk_dev result; /* struct sk_result_row [n_row] */
     uint32_t n_row, n_vocab, ld, max_len;
+    uint32_t first; /* id of column 0: ids first .. first + n_vocab - 1 are here, a whole vocabulary or a rank's span of
+                       it. Lists and tokens are ids of the whole; those outside the span are passed over */
+};
+
+/* Sampling where each rank has a span of the vocabulary, rank order being id order. In a round each rank says a few
+ * words about each row, all hear what all have said, and the next call draws the conclusions and says the next round's.
+ * A row takes part in the rounds that its struct sk_samp asks for, all rows of an op together, in this order:
+ *
+ *   round           who takes part    what is said                           what follows
+ *   MAX             any filter        largest z = logit / temperature        weights e^(z - max), whole numbers
+ *   TOP_K + 0..4    top_k             weight (of top_k: number) of the       the threshold's next digit; at the last
+ *   TOP_P + 0..4    top_p             candidates by a digit of the key, z    one the key, and how many of that very key
+ *   TYPICAL_SUM     typical_p         sums of weights, of weights times      the typical surprise, max - z
+ *                                     surprise; the largest weight
+ *   TYPICAL + 0..4  typical_p         as TOP_P; the key: how near to it      as TOP_P
+ *   EPSILON_SUM     epsilon_cutoff    as TYPICAL_SUM                         the least weight that is kept
+ *   ETA_SUM         eta_cutoff        the same                               the same
+ *   DRAW            all               id of the largest z + noise, its raw   the token
+ *                                     logit; TARGET: who has the id says so
+ *   RANK            SK_SAMP_LOGPROB   raw logits: how many are greater,      log-prob, rank, top_n
+ *                                     largest, sum of exp, top_n
+ *
+ * (min_p needs no round: the largest weight is known.) Digit 0 of a threshold is coarse and made to leave few; digits 1
+ * to 4 are the bytes of the key: a radix select. Weights are whole numbers, so sums are exact in any order: tokens,
+ * ranks and top_n are those that sample and top_n find with all logits in one place. */
+enum { SK_VOTE_DIGITS = 5, SK_VOTE_BUCKETS = 256 };
+enum sk_vote_round {
+    SK_VOTE_MAX,
+    SK_VOTE_TOP_K,
+    SK_VOTE_TOP_P = SK_VOTE_TOP_K + SK_VOTE_DIGITS,
+    SK_VOTE_TYPICAL_SUM = SK_VOTE_TOP_P + SK_VOTE_DIGITS,
+    SK_VOTE_TYPICAL,
+    SK_VOTE_EPSILON_SUM = SK_VOTE_TYPICAL + SK_VOTE_DIGITS,
+    SK_VOTE_ETA_SUM,
+    SK_VOTE_DRAW,
+    SK_VOTE_RANK,
+    SK_VOTE_NONE /* before the first round and after the last */
+};
+uint32_t sk_vote_rounds(const struct sk_samp *s); /* those that the row takes part in: bit 1 << round */
+uint32_t sk_vote_words(enum sk_vote_round round); /* 4-byte words that a rank says of a row; an even number */
+struct sk_op_vote {
+    const struct sk_op_logits *logits; /* the same in all rounds; n_vocab may be 0 */
+    uint32_t rank, n_rank;
+    enum sk_vote_round heard_round, said_round;
+    struct sk_dev heard; /* [n_rank][n_row][words of heard_round], 8-byte aligned */
+    struct sk_dev said;  /* [n_row][words of said_round], the same; undefined in rows that do not take part */
+    struct sk_dev room;  /* vote_bytes, kept from round to round */
 };
 
 struct sk_group;
@@ -196,11 +249,19 @@ struct sk_backend {
 
     void (*embed)(struct sk_backend *be, const struct sk_op_embed *op);
     void (*linear)(struct sk_backend *be, const struct sk_op_linear *op);
-    /* GEMM and all-reduce in one; NULL: engine/model does the two in turn. */
-    void (*linear_reduce)(struct sk_backend *be, const struct sk_op_linear *op, struct sk_group *group);
+    /* out[r] += the sum over the ranks of mat * pre(x[r]) + bias, added up in their order before it meets out; op->add
+     * is set. The same bits as linear into a buffer, all_reduce of it and add. 0 or -SK_EIO. For a group with a window
+     * that has room for a row; NULL, or a group without: engine/model does the three in turn. */
+    int (*linear_reduce)(struct sk_backend *be, const struct sk_op_linear *op, struct sk_group *group);
     void (*attention)(struct sk_backend *be, const struct sk_op_attention *op);
     void (*add)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n); /* out[i] += x[i], n floats */
     void (*gather)(struct sk_backend *be, const struct sk_op_gather *op);
+    /* n floats to bf16 (round to nearest even) and back: what goes from stage to stage. out and x are apart. */
+    void (*narrow)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
+    void (*widen)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
+    /* *out (8 bytes) = a checksum of n floats' bits that depends on all of them and on their order; n is a multiple of
+     * 16. The same on every thread count and ISA level. */
+    void (*checksum)(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 
     /* In this order: suppress, allowed and bad words bar ids (-Inf); bias is added; repetition, presence and frequency
      * penalties; no_repeat_ngram bars ids. Rows without SK_SAMP_PROCESS are passed over. */
@@ -212,9 +273,13 @@ struct sk_backend {
     void (*sample)(struct sk_backend *be, const struct sk_op_logits *op);
     /* Log-sum-exp of the raw logits; fills all of the result rows of SK_SAMP_LOGPROB but their ids, which are set. */
     void (*top_n)(struct sk_backend *be, const struct sk_op_logits *op);
+    /* One call per round, and one to hear the last: sample and top_n of ranks that have a span of the vocabulary each.
+     * vote_bytes: of the room for n_row rows over a span of n_vocab. */
+    void (*vote)(struct sk_backend *be, const struct sk_op_vote *op);
+    uint64_t (*vote_bytes)(const struct sk_backend *be, uint32_t n_row, uint32_t n_vocab);
 
-    /* The only way out: copies result rows to the host; they are there after wait. */
-    void (*fetch)(struct sk_backend *be, struct sk_result_row *dst, struct sk_dev src, uint32_t n_row);
+    /* The only way out: copies result rows, and a checksum behind them, to the host; they are there after wait. */
+    void (*fetch)(struct sk_backend *be, void *dst, struct sk_dev src, uint64_t bytes);
     /* Waits for all that was enqueued. 0, or -SK_EINTERNAL: the device failed and nothing after it can be trusted. */
     int (*wait)(struct sk_backend *be);
     void (*close)(struct sk_backend *be); /* frees `be` too */
@@ -231,6 +296,8 @@ extern const struct sk_tune sk_tune_default;
 int sk_tune_check(const struct sk_tune *t, struct sk_err *err); /* bounds as above. -SK_EINVAL */
 enum { SK_CPU_MODEL = 64 };
 void sk_cpu_model(char ret[SK_CPU_MODEL]); /* the CPU's own name of itself; "unknown" */
+
+int sk_cpu_quota(void); /* CPUs that this process's cgroup may use, rounded up; INT_MAX = no limit */
 
 struct sk_backend_conf {
     int n_thread;               /* 0: CPUs of the affinity mask, limited by the cgroup's quota */

@@ -16,6 +16,7 @@
 #include "server/listeners.h"
 #include "server/options.h"
 #include "server/reload.h"
+#include "server/replace.h"
 #include "server/report.h"
 #include "server/server.h"
 #include "server/slice.h"
@@ -34,10 +35,12 @@ static struct daemon {
     struct sk_notify notify;
     struct sk_report report;
     struct sk_stop stop;
+    struct sk_replace replace;
     uv_loop_t loop;
     uv_signal_t signals[N_SIGNAL];
     char bin_dir[1024];
-    bool has_terminal;
+    bool has_terminal, is_ready;
+    bool was_ready; /* some time since the start */
     int exit_code;
 } d;
 
@@ -61,7 +64,8 @@ static void reload(void)
     if (d.server.draining)
         return;
     sk_report_reloading(&d.report);
-    sk_reload(&d.server, &d.conf, d.argc, d.argv);
+    if (sk_reload(&d.server, &d.conf, d.argc, d.argv))
+        sk_replace_begin(&d.replace);
     sk_report_reloaded(&d.report);
 }
 
@@ -108,21 +112,30 @@ static void close_signals(void)
 
 static void on_dir(void *arg, const char *path)
 {
+    struct sk_model *m = arg;
     struct sk_err err;
-    if (sk_server_load(&d.server, &d.server.models[0], path, &err) != 0)
+    if (sk_server_load(&d.server, m, path, &err) == 0)
+        sk_server_serve(&d.server, m);
+    else
         give_up(err.msg);
 }
 
 static void on_state(void *arg)
 {
+    struct sk_model *m = arg;
     struct sk_engine_status st;
-    sk_engine_status(d.server.engines[0], &st);
-    if (st.state == SK_ENGINE_READY) {
+    if (m != d.server.models[0]) /* one that comes or goes: replace.c looks after it */
+        return;
+    sk_engine_status(m->engine, &st);
+    bool is_ready = st.state == SK_ENGINE_READY;
+    if (is_ready && !d.is_ready)
         sk_log(SK_LOG_INFO, "ready");
-        d.server.models[0].max_len = st.hello.max_len; /* less than the model's where memory is short */
-    } else if (st.state == SK_ENGINE_FAILED) {
+    if (is_ready)
+        m->max_len = st.hello.max_len;                     /* less than the model's where memory is short */
+    else if (st.state == SK_ENGINE_FAILED && !d.was_ready) /* later one replica's end is not the daemon's */
         give_up(st.text);
-    }
+    d.is_ready = is_ready;
+    d.was_ready |= is_ready;
     sk_report_state(&d.report);
 }
 
@@ -159,17 +172,22 @@ static void find_bin_dir(char *ret, size_t n)
 
 static int open_engine(struct sk_err *err)
 {
+    struct sk_model *m = sk_server_model_new();
+    if (!m)
+        return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
     const struct sk_engine_conf ec = {.conf = &d.conf,
+                                      .arg = m,
                                       .bin_dir = d.bin_dir,
                                       .metrics = d.server.metrics,
                                       .on_dir = on_dir,
                                       .on_state = on_state,
                                       .on_step = on_step};
-    struct sk_model *m = &d.server.models[0];
+    d.server.models[0] = m;
     find_bin_dir(d.bin_dir, sizeof d.bin_dir);
     int rc = sk_engine_open(&d.loop, &ec, &d.server.engines[0], err);
     if (rc != 0)
         return rc;
+    sk_replace_init(&d.replace, &d.server, &ec);
     d.server.n_engine = d.server.n_model = 1;
     m->engine = d.server.engines[0];
     snprintf(m->name, sizeof m->name, "%s", d.conf.model_name);
@@ -206,7 +224,8 @@ static int open_all(struct sk_err *err)
     if (rc != 0)
         return rc;
     sk_report_open(&d.report, &d.server, &d.notify);
-    sk_stop_init(&d.stop, &d.server, &d.report, close_signals);
+    sk_stop_init(&d.stop, &d.server, &d.report, &d.replace);
+    d.stop.on_closing = close_signals;
     return 0;
 }
 

@@ -20,9 +20,9 @@ static void describe(const struct sk_report *r, const struct sk_engine_status *s
     else if (st->state != SK_ENGINE_READY)
         snprintf(ret, n, "%s", st->text);
     else if (st->n_running + st->n_waiting == 0)
-        snprintf(ret, n, "serving %.400s", s->models[0].name);
+        snprintf(ret, n, "serving %.400s", s->models[0]->name);
     else
-        snprintf(ret, n, "serving %.400s: %u running, %u waiting", s->models[0].name, st->n_running, st->n_waiting);
+        snprintf(ret, n, "serving %.400s: %u running, %u waiting", s->models[0]->name, st->n_running, st->n_waiting);
     for (char *p = ret; *p; p++) {
         if ((unsigned char)*p < ' ')
             *p = ' ';

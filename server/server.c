@@ -51,9 +51,9 @@ size_t sk_server_active(const struct sk_server *s)
 struct sk_model *sk_server_model(struct sk_server *s, const char *name)
 {
     if (!name || !*name)
-        return &s->models[0];
+        return s->models[0];
     for (uint32_t i = 0; i < s->n_model; i++) {
-        struct sk_model *m = &s->models[i];
+        struct sk_model *m = s->models[i];
         if (strcmp(m->name, name) == 0)
             return m;
         for (uint32_t k = 0; k < m->n_alias; k++) {
@@ -154,8 +154,32 @@ int sk_server_load(struct sk_server *s, struct sk_model *m, const char *path, st
     set_name(m, s->conf);
     m->max_len = s->conf->max_model_len ? (uint32_t)s->conf->max_model_len : m->dir.desc.max_len;
     m->loaded = true;
-    sk_metrics_name(s->metrics, m->name, "0");
     return 0;
+}
+
+struct sk_model *sk_server_model_new(void)
+{
+    return sk_calloc(1, sizeof(struct sk_model));
+}
+
+void sk_server_model_free(struct sk_model *m)
+{
+    if (m)
+        sk_server_unload(m);
+    sk_free(m);
+}
+
+void sk_server_serve(struct sk_server *s, struct sk_model *m)
+{
+    s->models[0] = m;
+    s->n_model = 1;
+    for (uint32_t i = 1; i < s->n_engine; i++) {
+        if (s->engines[i] != m->engine)
+            continue;
+        s->engines[i] = s->engines[0];
+        s->engines[0] = m->engine;
+    }
+    sk_metrics_name(s->metrics, m->name, "0");
 }
 
 void sk_server_unload(struct sk_model *m)

@@ -1,5 +1,6 @@
 /* The root of skeind: what a request can reach. Owner: loop thread. One model with one engine for now; both are arrays,
- * because a later daemon has more of each and nothing but main.c may assume otherwise. */
+ * because a later daemon has more of each and nothing but main.c may assume otherwise. While a model is replaced by
+ * another one (replace.h) there are two engines: that of the model that new requests get is the first. */
 #ifndef SK_SERVER_H
 #define SK_SERVER_H
 #include <stdbool.h>
@@ -19,7 +20,7 @@
 
 enum {
     SK_SERVER_MAX_MODELS = 1,
-    SK_SERVER_MAX_ENGINES = 1,
+    SK_SERVER_MAX_ENGINES = 2,
     SK_SERVER_MAX_LISTENERS = 16,
     SK_SERVER_MAX_TEMPLATE_BYTES = 1 << 20,
     SK_MODEL_MAX_ALIASES = 8
@@ -39,6 +40,7 @@ struct sk_model {
     uint32_t
         max_len; /* prompt + answer of one sequence; what the engine said once it is ready, before that the model's */
     struct sk_engine *engine; /* borrowed from sk_server.engines */
+    uint32_t n_user;          /* requests that hold it: it stays while there are any */
 };
 
 struct sk_listener {
@@ -63,7 +65,7 @@ struct sk_server {
     struct sk_tenants *tenants;
     struct sk_engine *engines[SK_SERVER_MAX_ENGINES];
     uint32_t n_engine;
-    struct sk_model models[SK_SERVER_MAX_MODELS];
+    struct sk_model *models[SK_SERVER_MAX_MODELS]; /* of sk_server_model_new */
     uint32_t n_model;
     void *api;       /* what server/api keeps (keys, streams); made by sk_api_open */
     bool draining;   /* stopping: new requests are 503 */
@@ -78,8 +80,12 @@ void sk_server_done(struct sk_server *s); /* after the listeners, the engines an
 void sk_server_run_http(struct sk_server *s);
 size_t sk_server_active(const struct sk_server *s); /* exchanges that are not over, of all listeners */
 
+struct sk_model *sk_server_model_new(void);    /* NULL = out of memory */
+void sk_server_model_free(struct sk_model *m); /* unloads it; nobody holds it. NULL: nothing happens */
 /* NULL = unknown. An empty or NULL name is the first model. */
 struct sk_model *sk_server_model(struct sk_server *s, const char *name);
+/* New requests get this one from now on, and the metrics its name; its engine becomes the first. */
+void sk_server_serve(struct sk_server *s, struct sk_model *m);
 /* Opens the engine directory's tokenizer and templates. Errors are those of what is opened; sk_server_unload cleans up
  * after them too. */
 int sk_server_load(struct sk_server *s, struct sk_model *m, const char *path, struct sk_err *err);

@@ -19,16 +19,19 @@ static void to(struct sk_stop *s, enum sk_stop_state state)
 static void on_engine_closed(void *arg)
 {
     struct sk_stop *s = arg;
+    if (--s->n_engine > 0)
+        return;
     s->server->n_engine = 0;
-    sk_server_unload(&s->server->models[0]);
+    sk_replace_done(s->replace);
     to(s, SK_STOP_STOPPED);
 }
 
 static void on_listeners_closed(void *arg)
 {
     struct sk_stop *s = arg;
-    if (s->server->n_engine > 0)
-        sk_engine_close(s->server->engines[0], on_engine_closed, s);
+    s->n_engine = s->server->n_engine;
+    for (uint32_t i = 0; i < s->server->n_engine; i++)
+        sk_engine_close(s->server->engines[i], on_engine_closed, s);
 }
 
 static void flush(struct sk_stop *s, size_t n_active)
@@ -37,7 +40,8 @@ static void flush(struct sk_stop *s, size_t n_active)
     if (n_active > 0)
         sk_log(SK_LOG_WARN, "%zu requests are ended by force", n_active);
     s->until_ms = uv_now(s->server->loop) + FLUSH_MS;
-    s->on_closing();
+    if (s->on_closing)
+        s->on_closing();
     sk_api_close(s->server);
     sk_server_run_http(s->server);
 }
@@ -47,6 +51,7 @@ static void close_all(struct sk_stop *s)
     to(s, SK_STOP_CLOSING);
     uv_close((uv_handle_t *)&s->timer, NULL);
     sk_report_close(s->report);
+    sk_replace_stop(s->replace);
     sk_listeners_close(s->server, on_listeners_closed, s);
 }
 
@@ -62,9 +67,9 @@ static void on_timer(uv_timer_t *t)
         close_all(s);
 }
 
-void sk_stop_init(struct sk_stop *s, struct sk_server *server, struct sk_report *report, void (*on_closing)(void))
+void sk_stop_init(struct sk_stop *s, struct sk_server *server, struct sk_report *report, struct sk_replace *replace)
 {
-    *s = (struct sk_stop){.server = server, .report = report, .on_closing = on_closing};
+    *s = (struct sk_stop){.server = server, .report = report, .replace = replace};
     uv_timer_init(server->loop, &s->timer);
     s->timer.data = s;
 }

@@ -9,6 +9,7 @@
 #ifndef SK_STOP_H
 #define SK_STOP_H
 #include <uv.h>
+#include "server/replace.h"
 #include "server/report.h"
 #include "server/server.h"
 
@@ -18,13 +19,15 @@ struct sk_stop {
     enum sk_stop_state state;
     struct sk_server *server;
     struct sk_report *report;
-    void (*on_closing)(void); /* to close what is the owner's own; runs once */
+    struct sk_replace *replace;
+    uint32_t n_engine;        /* that are not closed yet */
+    void (*on_closing)(void); /* to close what is the owner's own; runs once; NULL = nothing is */
     uv_timer_t timer;
     uint64_t until_ms; /* loop time */
 };
 
-/* server and report are borrowed. */
-void sk_stop_init(struct sk_stop *s, struct sk_server *server, struct sk_report *report, void (*on_closing)(void));
+/* All are borrowed. */
+void sk_stop_init(struct sk_stop *s, struct sk_server *server, struct sk_report *report, struct sk_replace *replace);
 /* Gives running requests `drain_ms` to end; a second call gives them no more. What is then left takes a bounded time.
  * Nothing is closed before it returns. */
 void sk_stop_begin(struct sk_stop *s, uint64_t drain_ms);

@@ -36,7 +36,7 @@ struct sk_conf {
 #undef SK_OPT_BOOL
 #undef SK_OPT_STR
 #undef SK_OPT_ENUM
-    uint64_t given[2]; /* bit i: option row i was set by file or command line; at most 128 rows */
+    uint64_t given[3]; /* bit i: option row i was set by file or command line; at most 192 rows */
 };
 
 void sk_conf_defaults(struct sk_conf *c);

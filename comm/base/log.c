@@ -19,12 +19,19 @@
 enum { N_LEVEL = 4, ESC_BYTES = 32 };
 static const char *const level_names[N_LEVEL] = {"error", "warn", "info", "debug"};
 static char program_name[32] = "skein";
+static char rank_text[96], rank_json[128]; /* what a line says of the rank; "" = there is only one */
 static atomic_int max_level = SK_LOG_INFO, is_json;
 
 void sk_log_init(const char *program, enum sk_log_level level)
 {
     snprintf(program_name, sizeof program_name, "%s", program);
     sk_log_level_set(level);
+}
+
+void sk_log_rank_set(int rank, const char *host)
+{
+    snprintf(rank_text, sizeof rank_text, "[%d@%s]", rank, host);
+    snprintf(rank_json, sizeof rank_json, ",\"rank\":%d,\"host\":\"%s\"", rank, host);
 }
 
 void sk_log_level_set(enum sk_log_level level)
@@ -124,15 +131,15 @@ static bool put_quoted(struct line *l, const char *s)
 
 static void put_head(struct line *l, bool json, enum sk_log_level level)
 {
-    char at[32], head[128];
+    char at[32], head[256];
     struct timespec t;
     struct tm tm;
     clock_gettime(CLOCK_REALTIME, &t);
     gmtime_r(&t.tv_sec, &tm);
     strftime(at, sizeof at, "%Y-%m-%dT%H:%M:%S", &tm);
     snprintf(head, sizeof head,
-             json ? "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"program\":\"%s\"" : "%s.%03ldZ %s %s: ", at,
-             t.tv_nsec / 1000000, level_names[level], program_name);
+             json ? "{\"time\":\"%s.%03ldZ\",\"level\":\"%s\",\"program\":\"%s\"%s" : "%s.%03ldZ %s %s%s: ", at,
+             t.tv_nsec / 1000000, level_names[level], program_name, json ? rank_json : rank_text);
     l->n = 0;
     l->max = sizeof l->p - (json ? sizeof CUT_JSON - 1 : 1);
     l->json = json;

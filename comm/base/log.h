@@ -11,6 +11,8 @@
 enum sk_log_level { SK_LOG_ERROR, SK_LOG_WARN, SK_LOG_INFO, SK_LOG_DEBUG };
 
 void sk_log_init(const char *program, enum sk_log_level level);
+/* One of several ranks: each of its lines says so, "skein-engine[1@host]" or "rank" and "host" in JSON. */
+void sk_log_rank_set(int rank, const char *host);
 void sk_log_level_set(enum sk_log_level level);
 void sk_log_json_set(int on); /* JSON lines from now on; text at first */
 /* "error", "warn", "info" or "debug"; anything else is info. */

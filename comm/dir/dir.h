@@ -95,27 +95,39 @@ int sk_dir_cache(const char *option, char *ret, size_t n, struct sk_err *err);
 /* mkdir -p, with that mode where it makes one. -SK_EIO. */
 int sk_dir_make(const char *path, unsigned mode, struct sk_err *err);
 
-/* weights.skw in memory, read-only. */
-struct sk_weights {
-    const uint8_t *base;
-    size_t bytes;
-    uint32_t n_tensor;
-    const struct sk_dir_entry *tensors; /* sorted by name */
-    bool mapped;                        /* close unmaps */
-};
+/* How a span of the data is brought into memory. */
 enum sk_weights_how {
     SK_WEIGHTS_LAZY,  /* mapped, read when touched */
     SK_WEIGHTS_AHEAD, /* mapped, read now; processes share the pages */
     SK_WEIGHTS_HUGE   /* a private copy in huge pages, which kernels stream through faster; AHEAD if it cannot be had */
 };
-/* Brings path/weights.skw into memory and checks sizes, table checksum and every entry's layout against the file.
- * -SK_ENOENT, -SK_EFORMAT, -SK_EIO, -SK_ENOMEM. */
+/* weights.skw: its table, and what was brought of its data, read-only. */
+struct sk_weights {
+    const uint8_t *base; /* the file */
+    size_t bytes;
+    uint32_t n_tensor;
+    const struct sk_dir_entry *tensors; /* sorted by name */
+    bool mapped;                        /* close unmaps, and closes fd */
+    int fd;
+    enum sk_weights_how how;
+    uint8_t *copy; /* HUGE: spans one after the other; NULL before the first */
+    size_t copy_bytes, copy_used;
+};
+/* Maps path/weights.skw and checks sizes, table checksum and every entry's layout against the file. No data is read:
+ * who computes with it brings the spans that it uses, in the way that `how` says. -SK_ENOENT, -SK_EFORMAT, -SK_EIO,
+ * -SK_ENOMEM. */
 int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights *ret, struct sk_err *err);
+/* n bytes of a tensor from byte `at`, a multiple of 64, are in memory: *ret, 64-byte aligned, until drop or close.
+ * Asked for twice they are there twice if they are copied. -SK_EIO, -SK_ENOMEM. */
+int sk_weights_bring(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, uint64_t n, const void **ret,
+                     struct sk_err *err);
+void sk_weights_seal(struct sk_weights *w); /* what was copied becomes read-only: nothing is brought until drop */
+void sk_weights_drop(struct sk_weights *w); /* gives up all that was brought */
 /* Over n bytes in memory that outlive it, 16-byte aligned (fuzzing, tests). */
 int sk_weights_open_mem(const void *p, size_t n, struct sk_weights *ret, struct sk_err *err);
 void sk_weights_close(struct sk_weights *w);
 const struct sk_dir_entry *sk_weights_find(const struct sk_weights *w, const char *name); /* NULL = absent */
-const void *sk_weights_data(const struct sk_weights *w, const struct sk_dir_entry *e);
+const void *sk_weights_data(const struct sk_weights *w, const struct sk_dir_entry *e);    /* in the file, as mapped */
 /* Compares every tensor's checksum; the message names the first that differs. */
 int sk_weights_verify(const struct sk_weights *w, struct sk_err *err);
 

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* MADV_POPULATE_READ */
 #include "comm/dir/dir.h"
 
 #include <fcntl.h>
@@ -8,7 +9,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20 };
+enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20, SPAN_ALIGN = 64 };
 
 /* Bytes that the entry's shape and dtype call for; 0 = impossible. */
 static uint64_t entry_bytes(const struct sk_dir_entry *e)
@@ -80,44 +81,11 @@ int sk_weights_open_mem(const void *p, size_t n, struct sk_weights *ret, struct 
     return rc;
 }
 
-static void *map_file(int fd, size_t n, int flags)
-{
-    void *p = mmap(NULL, n, PROT_READ, MAP_SHARED | flags, fd, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
-/* A private copy in pages of 2 MiB; NULL where memory or the file do not give it, errno says why. The page cache keeps
- * the file as long as there is memory for it: an engine that is started again reads no disk. */
-static void *copy_file(int fd, size_t n)
-{
-    const size_t room = n + HUGE_PAGE;
-    char *all = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (all == MAP_FAILED)
-        return NULL;
-    char *p = all + -(uintptr_t)all % HUGE_PAGE, *end = p + (n + TENSOR_ALIGN - 1) / TENSOR_ALIGN * TENSOR_ALIGN;
-    if (p > all)
-        munmap(all, (size_t)(p - all));
-    if (end < all + room)
-        munmap(end, (size_t)(all + room - end));
-    madvise(p, n, MADV_HUGEPAGE); /* a wish: without it the copy is as right and as slow as the file */
-    for (size_t at = 0; at < n;) {
-        ssize_t got = pread(fd, p + at, n - at, (off_t)at);
-        if (got <= 0) {
-            munmap(p, n);
-            return NULL;
-        }
-        at += (size_t)got;
-    }
-    mprotect(p, n, PROT_READ);
-    return p;
-}
-
 int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights *ret, struct sk_err *err)
 {
     char file[1024 + 32];
     struct stat st;
     struct sk_err why;
-    void *p = NULL;
     int rc, fd;
 
     if ((size_t)snprintf(file, sizeof file, "%s/weights.skw", path) >= sizeof file)
@@ -133,21 +101,22 @@ int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights
         rc = sk_err_set(err, SK_EFORMAT, NULL, "%s is empty or not a regular file", file);
         goto out;
     }
-    if (how == SK_WEIGHTS_HUGE)
-        p = copy_file(fd, (size_t)st.st_size);
-    if (!p)
-        p = map_file(fd, (size_t)st.st_size, how == SK_WEIGHTS_LAZY ? 0 : MAP_POPULATE);
-    if (!p) {
+    size_t n = (size_t)st.st_size;
+    void *p = mmap(NULL, n, PROT_READ, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
         rc = sk_err_errno(err, SK_ENOMEM, NULL, "cannot map %s", file);
         goto out;
     }
-    rc = sk_weights_open_mem(p, (size_t)st.st_size, ret, &why);
+    rc = sk_weights_open_mem(p, n, ret, &why);
     if (rc) {
         sk_err_set(err, -rc, why.param, "%.200s: %.260s", path, why.msg);
-        munmap(p, (size_t)st.st_size);
-    } else {
-        ret->mapped = true;
+        munmap(p, n);
+        goto out;
     }
+    ret->mapped = true;
+    ret->fd = fd;
+    ret->how = how;
+    return 0;
 out:
     close(fd);
     return rc;
@@ -155,9 +124,100 @@ out:
 
 void sk_weights_close(struct sk_weights *w)
 {
-    if (w->mapped)
+    sk_weights_drop(w);
+    if (w->mapped) {
         munmap((void *)w->base, w->bytes);
+        close(w->fd);
+    }
     *w = (struct sk_weights){0};
+}
+
+/* ---- bringing ---- */
+
+static uint64_t align_up(uint64_t n, uint64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* Room for spans of all of the file, which takes memory as it is written to; false: there is none. */
+static bool reserve_copy(struct sk_weights *w)
+{
+    const size_t n = align_up(w->bytes, HUGE_PAGE), room = n + HUGE_PAGE;
+    uint8_t *all = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (all == MAP_FAILED)
+        return false;
+    const size_t before = -(uintptr_t)all % HUGE_PAGE;
+    if (before)
+        munmap(all, before);
+    munmap(all + before + n, HUGE_PAGE - before);
+    w->copy = all + before;
+    w->copy_bytes = n;
+    w->copy_used = 0;
+    madvise(w->copy, n, MADV_HUGEPAGE); /* a wish: without it the copy is as right and as slow as the file */
+    return true;
+}
+
+/* The page cache keeps the file as long as there is memory for it: an engine that is started again reads no disk. */
+static int copy_span(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, uint64_t n, struct sk_err *err)
+{
+    uint8_t *p = w->copy + w->copy_used;
+
+    if (n > w->copy_bytes - w->copy_used)
+        return sk_err_set(err, SK_ENOMEM, e->name, "tensor %s: more than all of weights.skw was asked for", e->name);
+    for (uint64_t done = 0; done < n;) {
+        ssize_t got = pread(w->fd, p + done, n - done, (off_t)(e->offset + at + done));
+        if (got < 0)
+            return sk_err_errno(err, SK_EIO, e->name, "tensor %s: cannot read weights.skw", e->name);
+        if (got == 0)
+            return sk_err_set(err, SK_EIO, e->name, "tensor %s: weights.skw has become shorter", e->name);
+        done += (uint64_t)got;
+    }
+    w->copy_used += align_up(n, SPAN_ALIGN);
+    return 0;
+}
+
+/* Kernels before Linux 5.14 cannot be told to map pages that are there: touching does it. */
+static void read_ahead(const uint8_t *p, uint64_t n)
+{
+    const uint8_t *page = p - (uintptr_t)p % TENSOR_ALIGN;
+    const size_t bytes = (size_t)(p + n - page);
+
+    if (!madvise((void *)page, bytes, MADV_POPULATE_READ))
+        return;
+    madvise((void *)page, bytes, MADV_WILLNEED);
+    for (size_t i = 0; i < bytes; i += TENSOR_ALIGN)
+        (void)*(const volatile uint8_t *)(page + i);
+}
+
+int sk_weights_bring(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, uint64_t n, const void **ret,
+                     struct sk_err *err)
+{
+    sk_assert(at % SPAN_ALIGN == 0 && at <= e->bytes && n <= e->bytes - at);
+    if (w->how == SK_WEIGHTS_HUGE && (w->copy || reserve_copy(w))) {
+        int rc = copy_span(w, e, at, n, err);
+        if (!rc)
+            *ret = w->copy + w->copy_used - align_up(n, SPAN_ALIGN);
+        return rc;
+    }
+    const uint8_t *p = w->base + e->offset + at;
+    if (w->how != SK_WEIGHTS_LAZY)
+        read_ahead(p, n);
+    *ret = p;
+    return 0;
+}
+
+void sk_weights_seal(struct sk_weights *w)
+{
+    if (w->copy)
+        mprotect(w->copy, w->copy_bytes, PROT_READ);
+}
+
+void sk_weights_drop(struct sk_weights *w)
+{
+    if (!w->copy) /* mapped ones may be several ranks', which are threads */
+        return;
+    munmap(w->copy, w->copy_bytes);
+    w->copy = NULL;
 }
 
 const struct sk_dir_entry *sk_weights_find(const struct sk_weights *w, const char *name)

@@ -7,7 +7,7 @@
 
 /* Layouts are the protocol: a compiler that pads them otherwise must not build. */
 _Static_assert(sizeof(struct sk_frame) == 8, "frame");
-_Static_assert(sizeof(struct sk_wire_hello) == 184, "hello");
+_Static_assert(sizeof(struct sk_wire_hello) == 192, "hello");
 _Static_assert(sizeof(struct sk_wire_state) == 464, "state");
 _Static_assert(sizeof(struct sk_wire_prompt) == 24, "prompt");
 _Static_assert(sizeof(struct sk_params) == 104, "params");
@@ -19,6 +19,8 @@ _Static_assert(sizeof(struct sk_wire_stats) == 104, "stats");
 _Static_assert(sizeof(struct sk_wire_beat) == 24, "beat");
 _Static_assert(sizeof(struct sk_wire_peek) == 32 && sizeof(struct sk_wire_view) == 128, "peek, view");
 _Static_assert(sizeof(struct sk_wire_view_seq) == 40, "view's sequence");
+_Static_assert(sizeof(struct sk_wire_ranks) == 16 && sizeof(struct sk_wire_rank) == 144, "ranks");
+_Static_assert(sizeof(struct sk_wire_seats) == 32 && sizeof(struct sk_wire_seat) == 16, "seats");
 
 /* ---- writing ---- */
 
@@ -60,7 +62,7 @@ int sk_wire_put_hello(struct sk_buf *b, const struct sk_wire_hello *h)
 
 int sk_wire_put_state(struct sk_buf *b, uint32_t permille, int failed, const char *text)
 {
-    struct sk_wire_state w = {.permille = permille, .failed = failed ? 1 : 0};
+    struct sk_wire_state w = {.permille = permille, .failed = (uint32_t)failed};
     w.frame = frame_of(SK_FRAME_STATE, sizeof w);
     size_t n = strnlen(text, sizeof w.text - 1);
     memcpy(w.text, text, n);
@@ -115,6 +117,21 @@ int sk_wire_put_peek(struct sk_buf *b, uint64_t number, uint64_t salt, const int
     struct sk_wire_peek w = {.number = number, .salt = salt, .n_tok = n_tok};
     w.frame = frame_of(SK_FRAME_PEEK, sizeof w + PAD8(n));
     return put_parts(b, &w, sizeof w, (const void *const[2]){tok, NULL}, (const size_t[2]){n, 0});
+}
+
+int sk_wire_put_ranks(struct sk_buf *b, const struct sk_wire_rank *ranks, uint32_t n)
+{
+    size_t bytes = (size_t)n * sizeof *ranks;
+    struct sk_wire_ranks w = {.frame = frame_of(SK_FRAME_RANKS, sizeof w + bytes), .n_rank = n};
+    return put_parts(b, &w, sizeof w, (const void *const[2]){ranks, NULL}, (const size_t[2]){bytes, 0});
+}
+
+int sk_wire_put_seats(struct sk_buf *b, const struct sk_wire_seats *s, const struct sk_wire_seat *seats)
+{
+    size_t bytes = (size_t)s->n_seat * sizeof *seats;
+    struct sk_wire_seats w = *s;
+    w.frame = frame_of(SK_FRAME_SEATS, sizeof w + bytes);
+    return put_parts(b, &w, sizeof w, (const void *const[2]){seats, NULL}, (const size_t[2]){bytes, 0});
 }
 
 int sk_wire_put_view(struct sk_buf *b, const struct sk_wire_view *v, const struct sk_wire_view_seq *seqs)
@@ -202,6 +219,17 @@ static bool tokens_ok(const struct sk_wire_tokens *t)
     return left == 0;
 }
 
+static bool ranks_ok(const struct sk_wire_ranks *r, size_t more)
+{
+    const struct sk_wire_rank *rank = (const void *)(r + 1);
+    if (r->n_rank == 0 || r->n_rank > SK_WIRE_MAX_RANKS || more != r->n_rank * sizeof *rank)
+        return false;
+    for (uint32_t i = 0; i < r->n_rank; i++)
+        if (!text_ok(rank[i].host, sizeof rank[i].host))
+            return false;
+    return true;
+}
+
 /* Bytes that a frame of this kind begins with; 0 = no such kind. */
 static size_t head_bytes(unsigned kind)
 {
@@ -211,7 +239,8 @@ static size_t head_bytes(unsigned kind)
         [SK_FRAME_CANCEL] = sizeof(struct sk_wire_cancel), [SK_FRAME_TOKENS] = sizeof(struct sk_wire_tokens),
         [SK_FRAME_STATS] = sizeof(struct sk_wire_stats),   [SK_FRAME_BEAT] = sizeof(struct sk_wire_beat),
         [SK_FRAME_QUIT] = sizeof(struct sk_frame),         [SK_FRAME_PEEK] = sizeof(struct sk_wire_peek),
-        [SK_FRAME_VIEW] = sizeof(struct sk_wire_view),
+        [SK_FRAME_VIEW] = sizeof(struct sk_wire_view),     [SK_FRAME_RANKS] = sizeof(struct sk_wire_ranks),
+        [SK_FRAME_SEATS] = sizeof(struct sk_wire_seats),
     };
     return kind < SK_FRAME_KIND_COUNT ? bytes[kind] : 0;
 }
@@ -237,6 +266,10 @@ static bool body_ok(const struct sk_frame *f, size_t head)
         return more == PAD8((uint64_t)k->n_tok * 4) && k->zero == 0;
     case SK_FRAME_VIEW:
         return more == (uint64_t)v->n_seq * sizeof(struct sk_wire_view_seq);
+    case SK_FRAME_RANKS:
+        return ranks_ok((const void *)f, more);
+    case SK_FRAME_SEATS:
+        return more == (uint64_t)((const struct sk_wire_seats *)f)->n_seat * sizeof(struct sk_wire_seat);
     case SK_FRAME_TOKENS:
         return tokens_ok((const void *)f);
     default:
@@ -275,6 +308,16 @@ const int32_t *sk_wire_peek_tok(const struct sk_wire_peek *p)
 const struct sk_wire_view_seq *sk_wire_view_seqs(const struct sk_wire_view *v)
 {
     return (const struct sk_wire_view_seq *)(v + 1);
+}
+
+const struct sk_wire_rank *sk_wire_ranks_list(const struct sk_wire_ranks *r)
+{
+    return (const struct sk_wire_rank *)(r + 1);
+}
+
+const struct sk_wire_seat *sk_wire_seats_list(const struct sk_wire_seats *s)
+{
+    return (const struct sk_wire_seat *)(s + 1);
 }
 
 const struct sk_wire_entry *sk_wire_first(const struct sk_wire_tokens *t)

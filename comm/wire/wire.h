@@ -2,7 +2,7 @@
  * Little-endian, fixed layouts, everything 8-byte aligned.
  *
  *   daemon to engine   HELLO, PROMPT, SEQ, CANCEL, BEAT, PEEK, QUIT
- *   engine to daemon   STATE while it starts, then HELLO, then TOKENS, STATS, BEAT, VIEW
+ *   engine to daemon   STATE while it starts, then HELLO, then TOKENS, STATS, RANKS, SEATS, BEAT, VIEW
  *
  * The daemon's first frame is HELLO. The engine grants `credit` sequences in its own: the daemon never has more
  * unfinished ones there; each finish gives one back. VECTOR and ADAPTER are reserved. A frame that does not check ends
@@ -16,8 +16,8 @@
 #include "comm/wire/params.h"
 
 #define SK_WIRE_MAGIC   0x45524957u /* "WIRE" */
-#define SK_WIRE_VERSION 3
-enum { SK_FRAME_MAX = 64 << 20, SK_WIRE_MAX_GROUPS = 4 };
+#define SK_WIRE_VERSION 4
+enum { SK_FRAME_MAX = 64 << 20, SK_WIRE_MAX_GROUPS = 4, SK_WIRE_MAX_RANKS = 256 };
 
 enum sk_frame_kind {
     SK_FRAME_HELLO = 1,
@@ -33,6 +33,8 @@ enum sk_frame_kind {
     SK_FRAME_VIEW,
     SK_FRAME_VECTOR,
     SK_FRAME_ADAPTER,
+    SK_FRAME_RANKS,
+    SK_FRAME_SEATS,
     SK_FRAME_KIND_COUNT
 };
 struct sk_frame {
@@ -50,12 +52,15 @@ struct sk_wire_hello {
     uint32_t max_len, max_seqs, block_tok, n_group;
     uint32_t n_blk[SK_WIRE_MAX_GROUPS];
     uint32_t credit, pid;
-    uint64_t weights_bytes, kv_bytes, scratch_bytes;
+    uint32_t n_tp, n_pp;                             /* ranks: n_tp * n_pp */
+    uint64_t weights_bytes, kv_bytes, scratch_bytes; /* of rank 0 */
 };
-/* While an engine starts: how far it is. failed: it gives up, text says why. */
+/* While an engine starts: how far it is. failed: it gives up, text says why; LOST: because of what a rank, a host or a
+ * link did, for which no request is to blame and after which another start may go well. */
+enum { SK_STATE_OK, SK_STATE_FAILED, SK_STATE_LOST };
 struct sk_wire_state {
     struct sk_frame frame;
-    uint32_t permille, failed;
+    uint32_t permille, failed; /* SK_STATE_* */
     char text[448];
 };
 /* Then n_tok int32, padded to 8 bytes: the prompt of a job, which n_choice SEQ frames refer to. */
@@ -152,6 +157,30 @@ struct sk_wire_view {
     uint32_t n_seq, n_cached; /* n_cached: of the tokens asked for */
     struct sk_wire_stats stats;
 };
+/* Who computes: after HELLO, and then at most once a second while steps go on. Then n_rank struct sk_wire_rank. */
+struct sk_wire_rank {
+    uint32_t rank, stage, tp_rank;
+    int32_t pid; /* on its host */
+    char host[64];
+    uint32_t first_layer, n_layer, first_head, n_head, first_vocab, n_vocab; /* its part of the model */
+    uint64_t rss_bytes, step, busy_us, collective_us,
+        wait_us; /* counters since the start, as in struct sk_ctl_report */
+};
+struct sk_wire_ranks {
+    struct sk_frame frame;
+    uint32_t n_rank, zero;
+};
+/* Who is on board (comm/wire/board.h), where daemon and leader share no memory: before each step and, with nobody, when
+ * nothing is under way any more; what happens between steps is not covered. Then n_seat struct sk_wire_seat. */
+struct sk_wire_seat {
+    uint64_t job;
+    uint32_t choice, zero;
+};
+struct sk_wire_seats {
+    struct sk_frame frame;
+    uint64_t step, progress;
+    uint32_t n_seat, zero;
+};
 /* The engine answers with the same number; `step` lets the daemon see progress. */
 struct sk_wire_beat {
     struct sk_frame frame;
@@ -169,6 +198,8 @@ int sk_wire_put_beat(struct sk_buf *b, uint64_t number, uint64_t step);
 int sk_wire_put_quit(struct sk_buf *b);
 int sk_wire_put_peek(struct sk_buf *b, uint64_t number, uint64_t salt, const int32_t *tok, uint32_t n_tok);
 int sk_wire_put_view(struct sk_buf *b, const struct sk_wire_view *v, const struct sk_wire_view_seq *seqs);
+int sk_wire_put_ranks(struct sk_buf *b, const struct sk_wire_rank *ranks, uint32_t n);
+int sk_wire_put_seats(struct sk_buf *b, const struct sk_wire_seats *s, const struct sk_wire_seat *seats);
 /* TOKENS is written piece by piece: begin, then entries each followed by its items, then end; a frame of no
  * entries is taken out again. */
 void sk_wire_tokens_begin(struct sk_buf *b, size_t *ret_at, uint64_t step);
@@ -184,6 +215,8 @@ const int32_t *sk_wire_seq_list(const struct sk_wire_seq *s);
 const int32_t *sk_wire_seq_done(const struct sk_wire_seq *s);
 const int32_t *sk_wire_peek_tok(const struct sk_wire_peek *p);
 const struct sk_wire_view_seq *sk_wire_view_seqs(const struct sk_wire_view *v);
+const struct sk_wire_rank *sk_wire_ranks_list(const struct sk_wire_ranks *r);
+const struct sk_wire_seat *sk_wire_seats_list(const struct sk_wire_seats *s);
 /* NULL: no (more) entries. */
 const struct sk_wire_entry *sk_wire_first(const struct sk_wire_tokens *t);
 const struct sk_wire_entry *sk_wire_next(const struct sk_wire_tokens *t, const struct sk_wire_entry *e);

@@ -4,6 +4,7 @@
 /* Last block first: so that of a text whose blocks are evicted, the end goes before its beginning. */
 void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
 {
+    sk_assert(q->n_plan == 0);
     sk_seq_count_held(q, l->now_us);
     for (uint32_t g = 0; g < l->conf.kv.n_group; g++) {
         for (uint32_t i = q->n_blk; i-- > q->first[g];)
@@ -13,7 +14,7 @@ void sk_apply_leave(struct sk_loop *l, struct sk_seq *q)
     }
     sk_kvpool_unpin(l->pool, q->node);
     q->node = SK_KV_NONE;
-    q->n_blk = q->n_entered = q->n_computed = q->n_tok_sent = q->n_blk_sent = 0;
+    q->n_blk = q->n_entered = q->n_computed = q->n_planned = q->n_tok_sent = q->n_blk_sent = 0;
     q->rejected = false;
     if (q->opened)
         l->slot_close[l->n_slot_close++] = q->slot;
@@ -36,7 +37,7 @@ static void admit(struct sk_loop *l, const struct sk_sched_admit *a)
                     q->n_prompt + q->max_gen);
     q->node = a->hit.node;
     q->n_blk = q->n_entered = a->hit.n_blk;
-    q->n_computed = a->hit.n_blk * bt;
+    q->n_computed = q->n_planned = a->hit.n_blk * bt;
     if (!q->counted && sk_seq_reads_cache(q)) {
         q->n_cached = q->n_computed < q->n_prompt ? q->n_computed : q->n_prompt;
         l->stats.cache_query_tok += q->n_prompt;
@@ -149,6 +150,7 @@ int sk_apply_plan(struct sk_loop *l)
     for (uint32_t i = 0; i < todo->n_run; i++) {
         const struct sk_sched_run *r = &todo->run[i];
         sk_plan_put_run(&l->plan, r->seq->slot, r->pos, r->n, r->want, r->n_draft);
+        r->seq->n_planned = r->pos + r->n;
     }
     return sk_plan_end(&l->plan, todo->n_row, todo->n_result);
 }

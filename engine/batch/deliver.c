@@ -40,7 +40,8 @@ static enum sk_finish take_token(const struct sk_loop *l, struct sk_seq *q, int3
             return SK_FINISH_STOP_ID;
     }
     q->tok[q->n_tok++] = id;
-    q->n_tok_sent = q->n_tok; /* the ranks drew it */
+    if (l->sched.n_stage == 1)
+        q->n_tok_sent = q->n_tok; /* the ranks drew it; of several stages the last one did, and the first needs it */
     return sk_seq_n_gen(q) == q->max_gen ? SK_FINISH_LENGTH : SK_FINISH_NONE;
 }
 
@@ -89,23 +90,28 @@ static void settle_blocks(struct sk_loop *l, struct sk_seq *q)
             sk_kvpool_put(l->pool, g, q->blk[g][q->first[g]]);
 }
 
-static bool row_ok(const struct sk_loop *l, const struct sk_result_row *row)
+/* Its rows come too late; it ends when it has nothing more under way. */
+static void drop_cancelled(struct sk_loop *l, struct sk_seq *q)
 {
-    return row->id >= 0 && (uint32_t)row->id < l->conf.n_vocab && row->n_top <= SK_MAX_TOP;
+    if (q->n_plan > 0)
+        return;
+    sk_apply_leave(l, q);
+    sk_seq_end(l->seqs, q, SK_FINISH_CANCEL, 0);
 }
 
 /* One run's rows: prompt log-probs, then the drawn tokens. */
-static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const struct sk_result_row *rows,
-                       struct sk_buf *out, uint32_t *n_entry)
+static void deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const struct sk_result_row *rows,
+                        struct sk_buf *out, uint32_t *n_entry)
 {
     struct sk_seq *q = r->seq;
     bool sample = r->want & SK_RUN_SAMPLE;
     uint32_t n_score = r->n_result - (sample ? 1 + r->n_draft : 0), n_drawn = 0;
-    for (uint32_t i = 0; i < r->n_result; i++)
-        if (!row_ok(l, &rows[i]))
-            return -SK_EINTERNAL;
 
-    q->cpu_us += l->step_cpu_us * r->n / l->todo.n_row;
+    q->n_plan--;
+    if (q->cancelled) {
+        drop_cancelled(l, q);
+        return;
+    }
     sk_seq_count_held(q, l->now_us);
     q->urgent = q->urgent && !sample;
     q->n_computed = r->pos + r->n;
@@ -129,6 +135,7 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
         q->probation -= q->probation < n_drawn ? q->probation : n_drawn;
         q->n_computed -= r->n_draft + 1 - n_drawn; /* what was computed of wrong drafts is written over */
         count_drafts(l, r, n_drawn - 1);
+        q->n_planned = q->n_computed;
     }
 
     if (e.n_item > 0 || finish != SK_FINISH_NONE) {
@@ -145,22 +152,33 @@ static int deliver_run(struct sk_loop *l, const struct sk_sched_run *r, const st
         sk_seq_end(l->seqs, q, finish, e.reason);
         sk_seq_free(l->seqs, q);
     }
-    return 0;
 }
 
-int sk_deliver_rows(struct sk_loop *l, const struct sk_result_row *rows, uint32_t n, struct sk_buf *out,
-                    uint32_t *n_entry)
+bool sk_deliver_may(const struct sk_loop *l, const struct sk_crew_result *res)
 {
-    if (n != l->todo.n_result)
-        return -SK_EINTERNAL;
-    for (uint32_t i = 0; i < l->todo.n_run; i++) {
-        const struct sk_sched_run *r = &l->todo.run[i];
-        int rc = deliver_run(l, r, rows, out, n_entry);
-        if (rc)
-            return rc;
+    const struct sk_loop_sent *sent = &l->sent[l->first_sent];
+    if (res->step != sent->step || res->n != sent->n_result)
+        return false;
+    for (uint32_t i = 0; i < res->n; i++) {
+        const struct sk_result_row *row = &res->rows[i];
+        if (row->id < 0 || (uint32_t)row->id >= l->conf.n_vocab || row->n_top > SK_MAX_TOP)
+            return false;
+    }
+    return true;
+}
+
+void sk_deliver_rows(struct sk_loop *l, const struct sk_crew_result *res, struct sk_buf *out, uint32_t *n_entry)
+{
+    const struct sk_loop_sent *sent = &l->sent[l->first_sent];
+    const struct sk_result_row *rows = res->rows;
+    l->first_sent = (l->first_sent + 1) % l->depth;
+    l->seqs->n_plan--;
+    for (uint32_t i = 0; i < sent->n_run; i++) {
+        const struct sk_sched_run *r = &sent->run[i];
+        r->seq->cpu_us += l->step_cpu_us * r->n / sent->n_row;
+        deliver_run(l, r, rows, out, n_entry);
         rows += r->n_result;
     }
-    return 0;
 }
 
 void sk_deliver_ended(struct sk_loop *l, struct sk_buf *out, uint32_t *n_entry)

@@ -23,6 +23,7 @@ struct sk_flight {
     bool said;
     int which;
     uint32_t n_plan;               /* plans of the engine in it */
+    size_t row_bytes;              /* that the rows of those under way will take */
     uint8_t *known[SK_MAX_GROUPS]; /* of each block: did this segment compute what is in it? */
     int32_t *table[SK_MAX_GROUPS]; /* [max_blk] block table of the text at hand */
     uint32_t first[SK_MAX_GROUPS]; /* its entries before it are spare blocks */
@@ -210,7 +211,8 @@ static void put_running(struct sk_flight *f, const struct sk_seq *q, uint64_t st
     put_text(f, q, q->n_computed, step);
 }
 
-static void put_hit(struct sk_flight *f, const struct sk_kvpool *p, const struct sk_sched_admit *a, uint64_t step)
+/* The blocks of a hit into f->table. */
+static void load_hit(struct sk_flight *f, const struct sk_kvpool *p, const struct sk_sched_admit *a)
 {
     for (uint32_t g = 0; g < f->kv.n_group; g++) {
         int32_t node = a->hit.node;
@@ -218,7 +220,6 @@ static void put_hit(struct sk_flight *f, const struct sk_kvpool *p, const struct
         for (uint32_t i = a->hit.n_blk; i-- > f->first[g]; node = p->nodes[node].parent)
             f->table[g][i] = p->nodes[node].blk[g];
     }
-    put_text(f, a->seq, a->hit.n_blk * f->kv.block_tok, step);
 }
 
 /* The slot as the ranks have it, but that it knows all tokens (penalties read those before the one that is drawn), and
@@ -282,13 +283,34 @@ static void begin_segment(struct sk_flight *f, const struct sk_loop *l, size_t s
     f->recording = true;
 }
 
+static bool is_full(const struct sk_flight *f, size_t step)
+{
+    return f->n_plan == f->board->max_plan || step + f->row_bytes > f->board->segment_bytes - sk_record_size(f->rec);
+}
+
+bool sk_flight_waits(struct sk_flight *f, const struct sk_loop *l)
+{
+    if (!f->recording || l->seqs->n_plan == 0 || l->todo.n_row == 0)
+        return false;
+    for (uint32_t i = 0; i < l->todo.n_admit; i++) {
+        load_hit(f, l->pool, &l->todo.admit[i]);
+        if (first_unknown(f, l->todo.admit[i].hit.n_blk) < l->todo.admit[i].hit.n_blk)
+            return true;
+    }
+    return is_full(f, step_bytes(f, l) + l->todo.n_preempt * sizeof(struct sk_plan_close));
+}
+
+/* Its plan is counted as under way already. */
 void sk_flight_prepare(struct sk_flight *f, const struct sk_loop *l)
 {
     size_t step = step_bytes(f, l);
-    if (!f->recording || f->n_plan == f->board->max_plan || step > f->board->segment_bytes - sk_record_size(f->rec))
+    if (l->seqs->n_plan <= 1 && (!f->recording || is_full(f, step)))
         begin_segment(f, l, step);
-    for (uint32_t i = 0; i < l->todo.n_admit && f->recording; i++)
-        put_hit(f, l->pool, &l->todo.admit[i], l->step);
+    for (uint32_t i = 0; i < l->todo.n_admit && f->recording; i++) {
+        const struct sk_sched_admit *a = &l->todo.admit[i];
+        load_hit(f, l->pool, a);
+        put_text(f, a->seq, a->hit.n_blk * f->kv.block_tok, l->step);
+    }
 }
 
 void sk_flight_plan(struct sk_flight *f, const struct sk_loop *l)
@@ -298,6 +320,7 @@ void sk_flight_plan(struct sk_flight *f, const struct sk_loop *l)
     sk_record_plan(f->rec, l->plan.p, l->plan.n);
     sk_board_segment_grow(f->board, f->which, sk_record_size(f->rec));
     f->n_plan++;
+    f->row_bytes += sk_record_rows_bytes(l->todo.n_result);
     for (uint32_t i = 0; i < l->todo.n_run; i++) {
         const struct sk_sched_run *r = &l->todo.run[i];
         set_known(f, r->pos / f->kv.block_tok, sk_kvpool_blocks(&f->kv, r->pos + r->n), r->seq->blk, r->seq->first);
@@ -309,5 +332,6 @@ void sk_flight_rows(struct sk_flight *f, const struct sk_result_row *rows, uint3
     if (!f->recording)
         return;
     sk_record_rows(f->rec, rows, n);
+    f->row_bytes -= sk_record_rows_bytes(n);
     sk_board_segment_grow(f->board, f->which, sk_record_size(f->rec));
 }

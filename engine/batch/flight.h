@@ -9,6 +9,8 @@
  * where a group has a window, blocks that were given up behind it are played by blocks that the engine does not have
  * either. So the head of a segment asks for a rank with one slot more, and with windows for more blocks.
  *
+ * Plans may be under way together: rows follow in the order of their plans. A segment begins when none is.
+ *
  * Owner: leader control thread. A step is some memcpy into shared memory: no allocation, no system call. */
 #ifndef SK_FLIGHT_H
 #define SK_FLIGHT_H
@@ -27,6 +29,9 @@ int sk_flight_open(struct sk_board *board, const struct sk_record_head *head, co
                    struct sk_flight **ret, struct sk_err *err);
 void sk_flight_close(struct sk_flight *f);
 
+/* While plans are under way, when a step is decided and nothing is done yet: does it need plans of the recorder's own
+ * before it? Those go on from a state in which nothing is under way, so the step waits till then. */
+bool sk_flight_waits(struct sk_flight *f, const struct sk_loop *l);
 /* In each step, when it is decided and nothing is done yet: makes room for the plan to come, begins a new segment where
  * there is none, and writes what the admissions' hits need. Where a segment does not hold even that, nothing is
  * recorded until it does, which is said once. */

@@ -147,6 +147,9 @@ static void take_cancel(struct sk_loop *l, const struct sk_wire_cancel *c)
     for (struct sk_seq *q = j->seqs; q; q = q->job_next) {
         if ((c->choice != SK_WIRE_ALL && c->choice != q->choice) || q->state == SK_SEQ_ENDED)
             continue;
+        q->cancelled = true;
+        if (q->n_plan > 0)
+            continue; /* its rows come first: deliver.c */
         if (q->state == SK_SEQ_RUN)
             sk_apply_leave(l, q);
         sk_seq_end(l->seqs, q, SK_FINISH_CANCEL, 0);
@@ -192,29 +195,14 @@ static int take_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf
     }
 }
 
-/* A frame of a job has that job alone on board. */
-static void take_seat(struct sk_loop *l, const struct sk_frame *f)
-{
-    const struct sk_wire_prompt *p = (const void *)f;
-    const struct sk_wire_seq *s = (const void *)f;
-    const struct sk_wire_cancel *c = (const void *)f;
-    sk_board_begin(l->conf.board, l->step, false);
-    if (f->kind == SK_FRAME_PROMPT)
-        sk_board_add(l->conf.board, p->job, SK_WIRE_ALL);
-    else if (f->kind == SK_FRAME_SEQ)
-        sk_board_add(l->conf.board, s->job, s->choice);
-    else if (f->kind == SK_FRAME_CANCEL)
-        sk_board_add(l->conf.board, c->job, c->choice);
-}
-
 int sk_loop_frame(struct sk_loop *l, const struct sk_frame *f, struct sk_buf *out, struct sk_err *err)
 {
     if (!l->greeted && f->kind != SK_FRAME_HELLO && f->kind != SK_FRAME_QUIT)
         return sk_err_set(err, SK_EPROTO, NULL, "the daemon sent a frame of kind %u before HELLO", f->kind);
     l->now_us = sk_clock_us();
-    take_seat(l, f);
+    sk_seat_frame(l, f);
     int rc = take_frame(l, f, out, err);
     if (!rc)
-        sk_board_end(l->conf.board);
+        sk_seat_under_way(l);
     return rc;
 }

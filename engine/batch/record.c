@@ -11,7 +11,7 @@
 #include "comm/base/log.h"
 #include "comm/base/mem.h"
 
-enum { KIND_PLAN = 1, KIND_ROWS = 2, ROW_WORDS = 4 };
+enum { KIND_PLAN = 1, KIND_ROWS = 2 };
 
 struct rec_head {
     uint32_t kind, bytes;
@@ -97,9 +97,8 @@ static void put_row(struct sk_buf *b, const struct sk_result_row *row)
     sk_buf_add(b, row->top, row->n_top * sizeof row->top[0]);
 }
 
-static int put_rows(struct sk_buf *b, const struct sk_result_row *rows, uint32_t n)
+int sk_record_put_rows(struct sk_buf *b, const struct sk_result_row *rows, uint32_t n)
 {
-    sk_buf_clear(b);
     for (uint32_t i = 0; i < n; i++)
         put_row(b, &rows[i]);
     return b->failed;
@@ -160,7 +159,8 @@ void sk_record_plan(struct sk_record *r, const void *plan, size_t n)
 
 void sk_record_rows(struct sk_record *r, const struct sk_result_row *rows, uint32_t n)
 {
-    int rc = put_rows(&r->buf, rows, n);
+    sk_buf_clear(&r->buf);
+    int rc = sk_record_put_rows(&r->buf, rows, n);
     sk_assert(rc == 0); /* reserved for max_result rows */
     put(r, KIND_ROWS, r->buf.p, r->buf.n);
 }
@@ -180,18 +180,15 @@ void sk_record_close(struct sk_record *r)
 struct sk_player {
     FILE *f;
     struct sk_record_head head;
-    struct sk_buf plan, rows, again; /* again: rows of the replay, in the same form */
-    struct rec_head ahead;           /* kind 0: nothing was read ahead */
+    struct sk_buf plan[SK_RECORD_MAX_AHEAD]; /* a ring: n_ahead of them from `first` on wait for their rows */
+    uint32_t first, n_ahead;
+    bool given; /* the first one was given out, with rows */
+    struct sk_buf rows;
 };
 
 /* 1, 0 at the end of the file, -SK_EFORMAT. */
 static int read_head(struct sk_player *p, struct rec_head *ret, struct sk_err *err)
 {
-    if (p->ahead.kind) {
-        *ret = p->ahead;
-        p->ahead.kind = 0;
-        return 1;
-    }
     if (fread(ret, sizeof *ret, 1, p->f) != 1)
         return 0;
     if (ret->bytes > SK_RECORD_MAX)
@@ -222,9 +219,9 @@ int sk_player_open(const char *path, struct sk_player **ret, struct sk_record_he
     struct sk_player *p = sk_calloc(1, sizeof *p);
     if (!p)
         return sk_err_set(err, SK_ENOMEM, NULL, "no memory for a replay");
-    sk_buf_init(&p->plan, SK_RECORD_MAX + 8);
+    for (int i = 0; i < SK_RECORD_MAX_AHEAD; i++)
+        sk_buf_init(&p->plan[i], SK_RECORD_MAX + 8);
     sk_buf_init(&p->rows, SK_RECORD_MAX + 8);
-    sk_buf_init(&p->again, SK_RECORD_MAX + 8);
     p->f = fopen(path, "rb");
     if (!p->f) {
         rc = sk_err_errno(err, errno == ENOENT ? SK_ENOENT : SK_EIO, NULL, "cannot open %s", path);
@@ -248,31 +245,61 @@ out:
     return rc;
 }
 
+/* A plan that waits for its rows. 1, 0 where the file ends in it. */
+static int read_plan(struct sk_player *p, uint32_t bytes, struct sk_err *err)
+{
+    if (p->n_ahead == SK_RECORD_MAX_AHEAD)
+        return sk_err_set(err, SK_EFORMAT, NULL, "more than %d plans without rows", SK_RECORD_MAX_AHEAD);
+    struct sk_buf *b = &p->plan[(p->first + p->n_ahead) % SK_RECORD_MAX_AHEAD];
+    if (!read_body(p, b, bytes))
+        return 0;
+    if (sk_plan_check(b->p, b->n, &p->head.limits, err))
+        return -SK_EFORMAT;
+    p->n_ahead++;
+    return 1;
+}
+
+/* Reads up to the rows of the first plan that waits. 1, 0 at the end of the file. */
+static int read_rows(struct sk_player *p, struct sk_err *err)
+{
+    for (;;) {
+        struct rec_head h;
+        int rc = read_head(p, &h, err);
+        if (rc <= 0)
+            return rc;
+        if (h.kind == KIND_ROWS && p->n_ahead > 0)
+            return read_body(p, &p->rows, h.bytes);
+        if (h.kind != KIND_PLAN)
+            return sk_err_set(err, SK_EFORMAT, NULL, "a record of kind %u where a plan should be", h.kind);
+        rc = read_plan(p, h.bytes, err);
+        if (rc <= 0)
+            return rc;
+    }
+}
+
 int sk_player_next(struct sk_player *p, const void **ret_plan, size_t *ret_n, const struct sk_buf **ret_rows,
                    struct sk_err *err)
 {
-    struct rec_head h;
-    int rc = read_head(p, &h, err);
-    if (rc <= 0)
-        return rc;
-    if (h.kind != KIND_PLAN)
-        return sk_err_set(err, SK_EFORMAT, NULL, "a record of kind %u where a plan should be", h.kind);
-    if (!read_body(p, &p->plan, h.bytes))
-        return 0;
-    rc = sk_plan_check(p->plan.p, p->plan.n, &p->head.limits, err);
-    if (rc)
-        return -SK_EFORMAT;
-    *ret_plan = p->plan.p;
-    *ret_n = p->plan.n;
-    *ret_rows = NULL;
-    rc = read_head(p, &h, err);
+    if (p->given) {
+        p->first = (p->first + 1) % SK_RECORD_MAX_AHEAD;
+        p->n_ahead--;
+    }
+    p->given = false;
+    int rc = read_rows(p, err);
     if (rc < 0)
         return rc;
-    if (rc == 1 && h.kind != KIND_ROWS)
-        p->ahead = h;
-    else if (rc == 1 && read_body(p, &p->rows, h.bytes))
-        *ret_rows = &p->rows;
+    if (p->n_ahead == 0)
+        return 0;
+    p->given = true;
+    *ret_plan = p->plan[p->first].p;
+    *ret_n = p->plan[p->first].n;
+    *ret_rows = rc == 1 ? &p->rows : NULL;
     return 1;
+}
+
+const struct sk_plan_limits *sk_player_limits(const struct sk_player *p)
+{
+    return &p->head.limits;
 }
 
 void sk_player_close(struct sk_player *p)
@@ -281,70 +308,8 @@ void sk_player_close(struct sk_player *p)
         return;
     if (p->f)
         fclose(p->f);
-    sk_buf_done(&p->plan);
+    for (int i = 0; i < SK_RECORD_MAX_AHEAD; i++)
+        sk_buf_done(&p->plan[i]);
     sk_buf_done(&p->rows);
-    sk_buf_done(&p->again);
     sk_free(p);
-}
-
-/* ---- replaying ---- */
-
-static uint32_t word_at(const struct sk_buf *b, size_t i)
-{
-    uint32_t w = 0;
-    if (i < b->n / 4)
-        memcpy(&w, b->p + i * 4, 4);
-    return w;
-}
-
-/* Names the first row that differs, in words of the recorded form. */
-static int name_difference(const struct sk_buf *want, const struct sk_buf *got, uint64_t step, struct sk_err *err)
-{
-    size_t i = 0, n_word = (want->n > got->n ? want->n : got->n) / 4;
-    uint32_t row = 0;
-    for (;; row++) {
-        size_t len = ROW_WORDS + 2 * (size_t)word_at(want, i + 3), k = 0;
-        while (k < len && i + k < n_word && word_at(want, i + k) == word_at(got, i + k))
-            k++;
-        if (k < len || i + len >= n_word)
-            break;
-        i += len;
-    }
-    uint32_t wl = word_at(want, i + 1), gl = word_at(got, i + 1);
-    float want_lp, got_lp;
-    memcpy(&want_lp, &wl, 4);
-    memcpy(&got_lp, &gl, 4);
-    return sk_err_set(err, SK_EFORMAT, NULL,
-                      "step %" PRIu64 ", row %u: recorded token %d (log-prob %.9g, rank %d), now %d (%.9g, %d)", step,
-                      row, (int32_t)word_at(want, i), (double)want_lp, (int32_t)word_at(want, i + 2),
-                      (int32_t)word_at(got, i), (double)got_lp, (int32_t)word_at(got, i + 2));
-}
-
-int sk_replay(struct sk_player *p, struct sk_rank *rank, struct sk_replay_stats *ret, struct sk_err *err)
-{
-    struct sk_replay_stats s = {0};
-    const void *plan;
-    const struct sk_buf *want;
-    size_t n;
-    int rc;
-    while ((rc = sk_player_next(p, &plan, &n, &want, err)) == 1) {
-        const struct sk_result_row *rows = NULL;
-        uint32_t n_row = 0;
-        rc = sk_rank_step(rank, plan, n, err);
-        if (!rc)
-            rc = sk_rank_wait(rank, &rows, &n_row, err);
-        if (rc)
-            return rc;
-        s.n_step++;
-        s.n_row += n_row;
-        s.n_bare += want == NULL;
-        rc = put_rows(&p->again, rows, n_row);
-        if (rc)
-            return sk_err_set(err, -rc, NULL, "no memory for %u rows", n_row);
-        if (want && (want->n != p->again.n || (want->n && memcmp(want->p, p->again.p, want->n) != 0)))
-            return name_difference(want, &p->again, ((const struct sk_plan_head *)plan)->step, err);
-    }
-    if (rc == 0)
-        *ret = s;
-    return rc;
 }

@@ -10,7 +10,7 @@
 /* A running sequence, or one about to: what this step gives it. */
 struct sk_sched_cand {
     struct sk_seq *seq;
-    uint32_t n_computed, n_blk; /* before the step; an admitted one has its hit */
+    uint32_t from, n_computed, n_blk; /* planned, computed, before the step; an admitted one has its hit */
     uint32_t first[SK_MAX_GROUPS];
     uint32_t grow;           /* blocks of each group that its run takes */
     bool out;                /* preempted */
@@ -25,6 +25,7 @@ struct sched {
     const struct sk_seq *suspect; /* whose turn it is, or comes: the first one; NULL = there is none */
     enum sk_seq_kind kind;        /* whose step this is */
     uint32_t n_cand;
+    uint32_t n_share;              /* decode runs that it may have */
     uint32_t left;                 /* rows of the budget */
     double chunk_us;               /* that chunks may still take; HUGE_VAL = as long as they do */
     uint32_t n_least;              /* rows of chunks that are given whatever they take */
@@ -86,7 +87,8 @@ static struct sk_sched_cand *add_cand(struct sched *s, struct sk_seq *q, uint32_
                                       const uint32_t *first)
 {
     struct sk_sched_cand *c = &s->out->cand[s->n_cand++];
-    *c = (struct sk_sched_cand){.seq = q, .n_computed = n_computed, .n_blk = n_blk};
+    uint32_t from = q->n_planned > n_computed ? q->n_planned : n_computed;
+    *c = (struct sk_sched_cand){.seq = q, .from = from, .n_computed = n_computed, .n_blk = n_blk};
     memcpy(c->first, first, sizeof c->first);
     return c;
 }
@@ -127,7 +129,14 @@ static struct sk_sched_run next_run(struct sk_seq *q, uint32_t from, uint32_t ro
 /* One row that continues an answer, as against a chunk. */
 static bool is_decode(const struct sk_seq *q)
 {
-    return q->n_computed >= q->n_prompt && q->n_computed + 1 == q->n_tok;
+    return q->n_planned >= q->n_prompt && q->n_planned + 1 == q->n_tok;
+}
+
+/* The same, or its next token is being drawn. */
+static bool generates(const struct sk_seq *q)
+{
+    bool draws = q->n_plan > 0 && q->n_planned >= q->n_tok && q->max_gen > 0;
+    return !q->cancelled && (draws || is_decode(q));
 }
 
 /* Rows that the blocks which can be taken allow: no run takes more blocks than a step has rows. */
@@ -136,16 +145,19 @@ static uint32_t block_room(const struct sched *s, const struct sk_sched_cand *c)
     uint32_t n = s->conf->max_row;
     for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
         n = min_u32(n, s->avail[g]);
-    return (c->n_blk + n) * s->pool->conf.block_tok - c->n_computed;
+    return (c->n_blk + n) * s->pool->conf.block_tok - c->from;
 }
 
 /* Rows from position pos on that the budgets of rows and time allow. */
 static uint32_t row_room(const struct sched *s, const struct sk_seq *q, uint32_t pos)
 {
+    uint32_t left = s->left;
+    if (s->conf->no_evict) /* it promised blocks for one step's rows before a window moves on */
+        left = min_u32(left, s->conf->max_row - (q->n_planned - q->n_computed));
     if (s->chunk_us == HUGE_VAL)
-        return s->left;
-    uint32_t n = sk_cost_rows(s->conf->rate, pos < q->n_prompt, pos, s->chunk_us, s->left);
-    return n > s->n_least ? n : min_u32(s->n_least, s->left);
+        return left;
+    uint32_t n = sk_cost_rows(s->conf->rate, pos < q->n_prompt, pos, s->chunk_us, left);
+    return n > s->n_least ? n : min_u32(s->n_least, left);
 }
 
 static void spend(struct sched *s, const struct sk_sched_cand *c)
@@ -161,20 +173,20 @@ static void spend(struct sched *s, const struct sk_sched_cand *c)
 
 static void grant(struct sched *s, struct sk_sched_cand *c)
 {
-    c->run = next_run(c->seq, c->n_computed, min_u32(row_room(s, c->seq, c->n_computed), block_room(s, c)));
-    uint32_t need = sk_kvpool_blocks(&s->pool->conf, c->n_computed + c->run.n);
+    c->run = next_run(c->seq, c->from, min_u32(row_room(s, c->seq, c->from), block_room(s, c)));
+    uint32_t need = sk_kvpool_blocks(&s->pool->conf, c->from + c->run.n);
     c->grow = need > c->n_blk ? need - c->n_blk : 0;
     for (uint32_t g = 0; g < s->pool->conf.n_group; g++)
         s->avail[g] -= c->grow;
     spend(s, c);
 }
 
-/* Preempts the youngest that is younger than candidate i. Blocks that others hold too are not counted as won: the next
- * step will know. */
+/* Preempts the youngest that is younger than candidate i, and not under way. Blocks that others hold too are not
+ * counted as won: the next step will know. */
 static bool preempt_younger(struct sched *s, uint32_t i)
 {
     uint32_t j = s->n_cand;
-    while (--j > i && s->out->cand[j].out)
+    while (--j > i && (s->out->cand[j].out || s->out->cand[j].seq->n_plan > 0))
         ;
     if (j <= i)
         return false;
@@ -194,16 +206,18 @@ static bool preempt_younger(struct sched *s, uint32_t i)
 /* Gives runs to the running sequences of one kind, oldest first. One that gets no block waits for the older ones. */
 static void give_running(struct sched *s, bool decode)
 {
-    for (uint32_t i = 0; i < s->n_cand; i++) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_cand && !(decode && n == s->n_share); i++) {
         struct sk_sched_cand *c = &s->out->cand[i];
-        if (c->out || !takes_part(s, c->seq) || is_decode(c->seq) != decode)
+        if (c->out || !takes_part(s, c->seq) || !sk_seq_can_go(c->seq) || is_decode(c->seq) != decode)
             continue;
-        if (row_room(s, c->seq, c->n_computed) == 0)
+        if (row_room(s, c->seq, c->from) == 0)
             continue;
         while (block_room(s, c) == 0 && preempt_younger(s, i))
             ;
         if (block_room(s, c) > 0)
             grant(s, c);
+        n += c->run.n > 0;
     }
 }
 
@@ -327,6 +341,11 @@ static void admit_waiting(struct sched *s, const struct sk_seqs *seqs)
 
 /* ---- */
 
+static void decide_nothing(struct sk_sched_out *out)
+{
+    out->n_preempt = out->n_admit = out->n_run = out->n_row = out->n_result = 0;
+}
+
 static void put_runs(struct sched *s, bool prompt)
 {
     for (uint32_t i = 0; i < s->n_cand; i++) {
@@ -347,13 +366,15 @@ static void limit_chunks(struct sched *s, uint32_t n_kind)
     struct sk_cost_work here = sk_cost_no_work(), all = here; /* rows that continue answers: of this step, of all */
     for (uint32_t i = 0; i < s->n_cand; i++) {
         const struct sk_sched_cand *c = &s->out->cand[i];
-        if (is_decode(c->seq) && !c->out)
-            sk_cost_add(&all, false, c->n_computed, 1);
+        if (generates(c->seq) && !c->out)
+            sk_cost_add(&all, false, c->from, 1);
         if (c->run.n > 0)
             sk_cost_add(&here, false, c->run.pos, c->run.n);
     }
     if (!rate || all.n[SK_COST_DECODE_ROW] == 0)
         return;
+    all.n[SK_COST_DECODE_ROW] /= s->conf->n_stage; /* as many of them are in each plan */
+    all.n[SK_COST_DECODE_PAIR] /= s->conf->n_stage;
     double us = s->conf->itl_target_us;
     bool automatic = us == 0;
     if (automatic)
@@ -364,10 +385,39 @@ static void limit_chunks(struct sched *s, uint32_t n_kind)
     s->n_least = SK_SCHED_LEAST_CHUNK;
 }
 
+/* What a plan takes of the decode sequences of its kind. */
+static uint32_t decode_share(const struct sched *s)
+{
+    uint32_t n = 0, n_stage = s->conf->n_stage;
+    for (uint32_t i = 0; i < s->n_cand; i++)
+        n += takes_part(s, s->out->cand[i].seq) && generates(s->out->cand[i].seq);
+    return n_stage == 1 ? n : (n + n_stage - 1) / n_stage;
+}
+
+/* And of the chunks' rows: large parts while there is much to do, smaller ones towards the end. */
+static uint32_t chunk_share(const struct sched *s, const struct sk_seqs *seqs)
+{
+    uint32_t n_stage = s->conf->n_stage, max_row = s->conf->max_row;
+    uint64_t n = 0;
+    if (n_stage == 1)
+        return max_row;
+    for (uint32_t i = 0; i < s->n_cand; i++) {
+        const struct sk_sched_cand *c = &s->out->cand[i];
+        if (takes_part(s, c->seq) && sk_seq_can_go(c->seq))
+            n += c->seq->n_tok - c->from;
+    }
+    for (const struct sk_seq *q = seqs->wait.first; q; q = q->next)
+        n += takes_part(s, q) ? q->n_tok : 0;
+    n /= SK_SCHED_STAGE_PARTS * n_stage;
+    if (n > max_row / n_stage)
+        n = max_row / n_stage;
+    return min_u32(n > SK_SCHED_LEAST_PART ? (uint32_t)n : SK_SCHED_LEAST_PART, max_row);
+}
+
 static void plan(struct sched *s, const struct sk_seqs *seqs, uint32_t n_kind)
 {
     struct sk_sched_out *out = s->out;
-    out->n_preempt = out->n_admit = out->n_run = out->n_row = out->n_result = 0;
+    decide_nothing(out);
     out->kind = s->kind;
     s->left = s->conf->max_row;
     s->chunk_us = HUGE_VAL; /* the decode rows' own time is what there is to keep short */
@@ -377,8 +427,10 @@ static void plan(struct sched *s, const struct sk_seqs *seqs, uint32_t n_kind)
     for (struct sk_seq *q = seqs->run.first; q; q = q->next)
         add_cand(s, q, q->n_computed, q->n_blk, q->first);
 
+    s->n_share = decode_share(s);
     give_running(s, true);
     limit_chunks(s, n_kind);
+    s->left = min_u32(s->left, chunk_share(s, seqs));
     give_running(s, false);
     if (out->n_preempt == 0)
         admit_waiting(s, seqs);
@@ -410,6 +462,18 @@ static void sort_turns(const struct sk_seqs *seqs, enum sk_seq_kind *ret)
     }
 }
 
+/* With a plan for each stage under way more is of use only to prompts: those who generate would wait for it. And a
+ * suspect has nobody beside it. */
+static bool waits(const struct sched *s, const struct sk_seqs *seqs)
+{
+    bool any = false;
+    if (seqs->n_plan == 0)
+        return false;
+    for (const struct sk_seq *q = seqs->run.first; q; q = q->next)
+        any = any || generates(q);
+    return (any && seqs->n_plan >= s->conf->n_stage) || (s->suspect && s->suspect->n_plan > 0);
+}
+
 void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs, const struct sk_kvpool *pool,
                    struct sk_sched_out *ret)
 {
@@ -418,6 +482,9 @@ void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs,
     bool is_there[SK_SEQ_KIND_COUNT] = {[SK_SEQ_KIND_ORDINARY] = true}; /* or nobody: *ret is set all the same */
     uint32_t n_kind = 0;
     survey(&s, seqs, is_there);
+    decide_nothing(ret);
+    if (waits(&s, seqs))
+        return;
     sort_turns(seqs, turn);
     for (int k = 0; k < SK_SEQ_KIND_COUNT; k++)
         n_kind += is_there[k];
@@ -426,7 +493,10 @@ void sk_sched_next(const struct sk_sched_conf *conf, const struct sk_seqs *seqs,
         if (!is_there[s.kind])
             continue;
         plan(&s, seqs, n_kind);
-        if (ret->n_row > 0 || ret->n_preempt > 0)
-            return;
+        if (ret->n_row == 0 && ret->n_preempt == 0)
+            continue;
+        if (s.kind == SK_SEQ_KIND_SUSPECT && seqs->n_plan > 0)
+            decide_nothing(ret); /* once nothing else is under way */
+        return;
     }
 }

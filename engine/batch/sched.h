@@ -22,8 +22,14 @@
  * model; a step of urgent ones, whose first token is waited for too, then has the whole of it to itself. While none
  * generates, only max_row bounds chunks.
  *
+ * Pipeline stages (n_stage > 1) each have a plan to work on when several are under way. So the sequences that generate
+ * are divided: a plan takes its share of them, 1 / n_stage, and so many plans are under way as there are stages; each
+ * time one is back, those that it had go on. A prompt's chunks follow one another without waiting, and are divided too:
+ * where nobody generates, into a few for each stage, but none so small that weights are read for little. What is under
+ * way cannot be preempted: who lacks a block then waits until something is back. A suspect's plan is alone under way.
+ *
  * Iteration-level scheduling: Orca (Yu et al., OSDI 2022); chunked prefill beside decode: Sarathi-Serve (Agrawal et
- * al., OSDI 2024). */
+ * al., OSDI 2024); micro-batches that follow the load: FasterTransformer (NVIDIA, 2021). */
 #ifndef SK_SCHED_H
 #define SK_SCHED_H
 #include <stdbool.h>
@@ -34,6 +40,8 @@
 
 enum {
     SK_SCHED_LEAST_CHUNK = 32,       /* rows: fewer would read the weights for little */
+    SK_SCHED_LEAST_PART = 64,        /* the same, of a prompt that is divided over stages */
+    SK_SCHED_STAGE_PARTS = 4,        /* for each stage: what the pipeline needs to fill and to drain is a part's time */
     SK_SCHED_LEAST_TARGET_US = 25000 /* where there is none of the user's: nobody reads faster */
 };
 
@@ -41,6 +49,7 @@ struct sk_sched_conf {
     uint32_t max_seqs;      /* that run at once, <= max_row */
     uint32_t max_row;       /* of one step */
     uint32_t max_open_word; /* int32 words (tokens and lists) of what one step admits, unless one alone has more */
+    uint32_t n_stage;       /* of the pipeline, >= 1 */
     bool no_evict;          /* admit only what surely fits to its end: nothing is preempted */
     const struct sk_cost_rate *rate; /* borrowed: what steps take; NULL = chunks are bounded by max_row only */
     double itl_target_us; /* with rate: no step should take longer while a sequence generates; 0 = see above */

@@ -46,10 +46,13 @@ struct sk_seq {
     uint32_t n_list, n_prompt, n_tok;
     uint32_t max_gen;    /* of the answer: params.max_tokens, cut at max_len */
     uint32_t n_computed; /* positions whose keys and values are in the cache */
+    uint32_t n_planned;  /* those, and what the plans under way compute, drafts too */
+    uint32_t n_plan;     /* plans under way with rows of it: till they are back it keeps slot and blocks */
     uint32_t n_scored;   /* prompt log-probs delivered, always of the first positions */
     uint32_t n_cached, n_preempt;
     bool counted;            /* the prefix cache's statistics know it */
     bool urgent;             /* until it has drawn a token */
+    bool cancelled;          /* ends when no plan is under way */
     uint32_t probation;      /* tokens that it must still draw alone: > 0 makes it a suspect */
     uint64_t cpu_us, blk_us; /* as in struct sk_wire_entry; blk_us up to held_us */
     struct sk_draft_pace draft_pace;
@@ -81,6 +84,7 @@ struct sk_seqs {
     struct sk_seq_job **buckets;
     uint32_t max_seq, n_bucket;
     uint64_t last_id;
+    uint32_t n_plan;                           /* plans under way */
     struct sk_seq_list free, wait, run, ended; /* wait and run in the order of sk_seq_before */
     uint64_t last_step[SK_SEQ_KIND_COUNT];     /* of each kind; 0 = none yet */
 };
@@ -107,6 +111,11 @@ void sk_seq_free(struct sk_seqs *s, struct sk_seq *q); /* ENDED -> FREE; settles
 static inline uint32_t sk_seq_n_gen(const struct sk_seq *q)
 {
     return q->n_tok - q->n_prompt;
+}
+/* May it have rows in the next plan? Not before the tokens that it needs are back. */
+static inline bool sk_seq_can_go(const struct sk_seq *q)
+{
+    return q->n_planned < q->n_tok && !q->cancelled;
 }
 /* Are prompt log-probs still to be made? Then nothing is read from the prefix cache. */
 static inline bool sk_seq_scores(const struct sk_seq *q)

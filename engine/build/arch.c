@@ -293,6 +293,7 @@ static void add_row_split(struct lister *l, const char *name, const char *stem, 
         return;
     r->split = SK_SPLIT_IN;
     r->cut_unit = n_run > 1 ? stride : 1;
+    r->n_cut = l->d->n_head; /* each has a query head at least */
     r->src_in = n_run * run;
     r->in_run = run;
     r->in_stride = stride;

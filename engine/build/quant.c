@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_SLABS = 16, F16_SIGN = 0x8000 };
+enum { SLABS = 16, GOOD_SLAB = 64, F16_SIGN = 0x8000 };
 
 static uint16_t load_u16(const uint8_t *p)
 {
@@ -172,15 +172,29 @@ static uint32_t lcm(uint32_t a, uint32_t b)
     return a / x * b;
 }
 
+/* Of n_unit units: the most equal slabs of whole units that are not more than `most`, or, if these are fewer than
+ * `least`, the fewest that are enough; 1 where none are. */
+static uint32_t count_slabs(uint32_t n_unit, uint32_t least, uint32_t most)
+{
+    uint32_t n = most < n_unit ? most : n_unit;
+    while (n_unit % n)
+        n--;
+    for (uint32_t more = most + 1; n < least && more <= n_unit; more++)
+        if (n_unit % more == 0)
+            n = more;
+    return n;
+}
+
 uint32_t sk_quant_slab(const struct sk_recipe *r, enum sk_dtype dtype)
 {
+    const uint32_t multiple[] = {GOOD_SLAB, SK_PANEL}, most = r->n_cut > SLABS ? r->n_cut : SLABS;
+    uint32_t best = 1;
     if (r->split != SK_SPLIT_IN)
         return r->n_in;
-    uint32_t unit = lcm(r->cut_unit, (uint32_t)sk_pack_unit(dtype));
-    if (r->n_in % lcm(unit, 64) == 0)
-        unit = lcm(unit, 64);
-    for (uint32_t n = MAX_SLABS; n > 1; n--)
-        if (r->n_in % n == 0 && r->n_in / n % unit == 0)
-            return r->n_in / n;
-    return r->n_in;
+    for (int i = 0; i < 2 && best < r->n_cut; i++) {
+        uint32_t unit = lcm(lcm(r->cut_unit, (uint32_t)sk_pack_unit(dtype)), multiple[i]);
+        uint32_t n = r->n_in % unit == 0 ? count_slabs(r->n_in / unit, r->n_cut, most) : 1;
+        best = n > best ? n : best;
+    }
+    return r->n_in / best;
 }

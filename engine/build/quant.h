@@ -26,8 +26,9 @@ struct sk_quant_choice {
 /* `mode` is a value of option dtype: "keep" or a dtype's name. Vectors become f32. */
 void sk_quant_choose(const struct sk_recipe *r, const char *mode, struct sk_quant_choice *ret);
 
-/* The slab of a matrix of that dtype: all of n_in, or, where ranks cut the inputs, the shortest of at most 16 equal
- * ones that begin at multiples of the recipe's cut unit, of the dtype's block and, if that divides, of 64. */
+/* The slab of a matrix of that dtype: all of n_in, or, where ranks cut the inputs, equal ones that begin at multiples
+ * of the recipe's cut unit and of the dtype's block: enough for each of n_cut ranks to have one, up to 16 or as many
+ * where that gives more, and multiples of 64, or else of a panel's 16, where these are enough. */
 uint32_t sk_quant_slab(const struct sk_recipe *r, enum sk_dtype dtype);
 
 #endif

@@ -25,6 +25,7 @@ struct sk_recipe {
     bool exact;  /* f32 whatever was asked for */
     enum sk_split split;
     uint32_t cut_unit; /* as in sk_dir_entry; SPLIT_IN: the least, before the dtype's block */
+    uint32_t n_cut;    /* SPLIT_IN: ranks that there may be */
     uint32_t n_out, n_in;
     uint32_t src_in, in_run, in_stride; /* columns in the source; runs of in_run come to lie in_stride apart */
     uint32_t n_part;

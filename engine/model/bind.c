@@ -2,40 +2,68 @@
 
 #include "comm/base/mem.h"
 
-int sk_bind_init(struct sk_bind *b, const struct sk_weights *w, struct sk_backend *be)
+int sk_bind_count(struct sk_bind *b, const struct sk_weights *w)
 {
-    /* A tensor is adopted at most three times (q, k, v); a tied embedding once as table and once as head. */
-    uint32_t max = 3 * w->n_tensor;
+    uint32_t max = 3 * w->n_tensor; /* q, k and v of one tensor */
     struct sk_bind_piece *piece = sk_calloc(max, sizeof *piece);
     if (!piece)
         return -SK_ENOMEM;
-    *b = (struct sk_bind){.w = w, .be = be, .piece = piece, .max_piece = max};
+    *b = (struct sk_bind){.w = w, .piece = piece, .max_piece = max};
     return 0;
+}
+
+int sk_bind_init(struct sk_bind *b, struct sk_weights *w, struct sk_backend *be)
+{
+    int rc = sk_bind_count(b, w);
+    if (!rc) {
+        b->source = w;
+        b->be = be;
+    }
+    return rc;
 }
 
 void sk_bind_done(struct sk_bind *b)
 {
-    for (uint32_t i = 0; i < b->n_piece; i++)
+    for (uint32_t i = 0; b->source && i < b->n_piece; i++)
         b->be->release(b->be, b->piece[i].dev, b->piece[i].bytes);
+    if (b->source)
+        sk_weights_drop(b->source);
     sk_free(b->piece);
     *b = (struct sk_bind){0};
 }
 
-static int adopt(struct sk_bind *b, const struct sk_dir_entry *e, uint64_t at, uint64_t bytes, struct sk_dev *ret)
+static int bring(struct sk_bind *b, const struct sk_bind_piece *p, struct sk_dev *ret, struct sk_err *err)
 {
-    sk_assert(b->n_piece < b->max_piece && at <= e->bytes && bytes <= e->bytes - at);
-    struct sk_dev dev = b->be->adopt(b->be, (const char *)sk_weights_data(b->w, e) + at, bytes);
-    if (!dev.a)
-        return -SK_ENOMEM;
-    b->piece[b->n_piece++] = (struct sk_bind_piece){dev, bytes};
-    *ret = dev;
+    const void *host;
+    int rc = sk_weights_bring(b->source, p->entry, p->at, p->bytes, &host, err);
+    if (rc)
+        return rc;
+    *ret = b->be->adopt(b->be, host, p->bytes);
+    if (!ret->a)
+        return sk_err_set(err, SK_ENOMEM, p->entry->name, "tensor %s: no memory for %llu bytes on the device",
+                          p->entry->name, (unsigned long long)p->bytes);
     return 0;
 }
 
-static int no_room(const struct sk_dir_entry *e, struct sk_err *err)
+static int adopt(struct sk_bind *b, const struct sk_dir_entry *e, uint64_t at, uint64_t bytes, struct sk_dev *ret,
+                 struct sk_err *err)
 {
-    return sk_err_set(err, SK_ENOMEM, e->name, "tensor %s: no memory for %llu bytes on the device", e->name,
-                      (unsigned long long)e->bytes);
+    struct sk_bind_piece p = {e, at, bytes, {1}};
+    for (uint32_t i = 0; i < b->n_piece; i++) {
+        const struct sk_bind_piece *old = &b->piece[i];
+        if (old->entry == e && old->at == at && old->bytes == bytes) {
+            *ret = old->dev;
+            return 0;
+        }
+    }
+    sk_assert(b->n_piece < b->max_piece && at <= e->bytes && bytes <= e->bytes - at);
+    int rc = b->source ? bring(b, &p, &p.dev, err) : 0;
+    if (rc)
+        return rc;
+    b->piece[b->n_piece++] = p;
+    b->bytes += bytes;
+    *ret = p.dev;
+    return 0;
 }
 
 static int find_vector(const struct sk_bind *b, const char *name, uint32_t n, const struct sk_dir_entry **ret,
@@ -58,15 +86,22 @@ int sk_bind_vector(struct sk_bind *b, const char *name, uint32_t n, struct sk_de
     int rc = find_vector(b, name, n, &e, err);
     if (rc)
         return rc;
-    return adopt(b, e, 0, e->bytes, ret) ? no_room(e, err) : 0;
+    return adopt(b, e, 0, e->bytes, ret, err);
 }
 
-int sk_bind_optional(struct sk_bind *b, const char *name, uint32_t n, struct sk_dev *ret, struct sk_err *err)
+int sk_bind_part(struct sk_bind *b, const char *name, uint32_t n, struct sk_span part, struct sk_dev *ret,
+                 struct sk_err *err)
 {
-    if (sk_weights_find(b->w, name))
-        return sk_bind_vector(b, name, n, ret, err);
-    *ret = (struct sk_dev){0};
-    return 0;
+    const struct sk_dir_entry *e;
+    if (!sk_weights_find(b->w, name)) {
+        *ret = (struct sk_dev){0};
+        return 0;
+    }
+    int rc = find_vector(b, name, n, &e, err);
+    if (rc)
+        return rc;
+    sk_assert(part.first % SK_PANEL == 0);
+    return adopt(b, e, part.first * sizeof(float), SK_ALIGN16(part.n) * sizeof(float), ret, err);
 }
 
 int sk_bind_host(const struct sk_bind *b, const char *name, uint32_t n, const float **ret, struct sk_err *err)
@@ -123,10 +158,10 @@ int sk_bind_rows(struct sk_bind *b, const struct sk_bind_want *want, struct sk_s
     p->n_out = rows.n;
     p->n_panel = (rows.n + SK_PANEL - 1) / SK_PANEL;
     p->bytes = (p->n_slab - 1) * p->slab_stride + p->n_panel * p->panel_stride; /* from the first panel to the last */
-    if (adopt(b, e, rows.first / SK_PANEL * p->panel_stride, p->bytes, &mat.data))
-        return no_room(e, err);
-    *ret = mat;
-    return 0;
+    rc = adopt(b, e, rows.first / SK_PANEL * p->panel_stride, p->bytes, &mat.data, err);
+    if (!rc)
+        *ret = mat;
+    return rc;
 }
 
 int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span cols, struct sk_mat *ret,
@@ -144,10 +179,10 @@ int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_s
     p->n_in = cols.n;
     p->n_slab = cols.n / p->slab_k;
     p->bytes = p->n_slab * p->slab_stride;
-    if (adopt(b, e, cols.first / p->slab_k * p->slab_stride, p->bytes, &mat.data))
-        return no_room(e, err);
-    *ret = mat;
-    return 0;
+    rc = adopt(b, e, cols.first / p->slab_k * p->slab_stride, p->bytes, &mat.data, err);
+    if (!rc)
+        *ret = mat;
+    return rc;
 }
 
 int sk_bind_slab(const struct sk_bind *b, const struct sk_bind_want *want, uint32_t *ret, struct sk_err *err)

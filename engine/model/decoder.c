@@ -1,5 +1,8 @@
 #include "engine/model/decoder.h"
 
+#include "comm/base/clock.h"
+#include "engine/model/timeline.h"
+
 static struct sk_op_pre norm(const struct sk_model *m, const struct sk_model_norm *w)
 {
     return (struct sk_op_pre){.kind = m->desc->norm == SK_NORM_LAYER ? SK_PRE_LAYER_NORM : SK_PRE_RMS_NORM,
@@ -27,13 +30,15 @@ static struct sk_linear_io io(const struct sk_rows *rows, struct sk_dev out, uin
         .out = out, .x = x, .ld_out = ld_out, .ld_x = ld_x, .n_row = rows->n_row, .n_prompt_row = rows->n_prompt_row};
 }
 
-/* q, k, v of the normed rows; rope and cache write; attention over the cache: s->x in, s->attn out. */
+/* q, k, v of the normed rows; rope and cache write; attention over the cache: s->x in, s->attn out. l counts the layers
+ * that are here. */
 static void attention(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
                       const struct sk_rows *rows, uint32_t l)
 {
     const struct sk_desc *d = m->desc;
     const struct sk_model_layer *w = &m->layer[l];
-    const struct sk_rope *rope = d->n_rope ? &d->ropes[d->layers[l].rope] : NULL;
+    const uint32_t id = m->shard.layer.first + l;
+    const struct sk_rope *rope = d->n_rope ? &d->ropes[d->layers[id].rope] : NULL;
 
     struct sk_linear_io qkv = io(rows, s->qkv, s->ld_qkv, s->x, s->ld_x);
     qkv.pre = norm(m, &w->attn_norm);
@@ -44,16 +49,18 @@ static void attention(const struct sk_model *m, const struct sk_kv *kv, const st
                                      .ld_out = s->ld_attn,
                                      .ld_qkv = s->ld_qkv,
                                      .n_head = m->shard.head.n,
-                                     .window = d->layers[l].window,
+                                     .head_ratio = m->shard.head_ratio,
+                                     .head_at = m->shard.head_at,
+                                     .window = d->layers[id].window,
                                      .scale = d->attn_scale,
                                      .eps = d->norm_eps,
                                      .q_norm = w->q_norm,
                                      .k_norm = w->k_norm,
-                                     .cos_sin = rope ? m->rope[d->layers[l].rope] : (struct sk_dev){0},
+                                     .cos_sin = rope ? m->rope[d->layers[id].rope] : (struct sk_dev){0},
                                      .rope_dim = rope ? rope->dim : 0,
                                      .interleaved = rope && rope->interleaved,
                                      .rows = rows,
-                                     .table = kv->table[d->layer_group[l]],
+                                     .table = kv->table[d->layer_group[id]],
                                      .ld_table = kv->need.ld_table,
                                      .kv = &kv->layer[l]};
     m->be->attention(m->be, &attend);
@@ -66,34 +73,52 @@ static void tick(_Atomic uint64_t *progress)
         atomic_fetch_add_explicit(progress, 1, memory_order_relaxed);
 }
 
-int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
-                   const struct sk_rows *rows, _Atomic uint64_t *progress)
+/* Embeddings, each rank adding the words that it has. */
+static int look_up(const struct sk_model *m, const struct sk_scratch *s, const struct sk_rows *rows)
 {
     struct sk_op_embed embed = {.out = s->x,
                                 .ld = s->ld_x,
+                                .first = m->shard.vocab.first,
                                 .table = &m->embed,
-                                .pos_table = m->desc->pos_embed ? &m->pos_embed : NULL,
+                                .pos_table = m->pos_embed.data.a ? &m->pos_embed : NULL,
                                 .rows = rows};
+    m->be->embed(m->be, &embed);
+    return m->group->size > 1 ? m->group->all_reduce(m->group, m->be, s->x.a, (size_t)rows->n_row * s->ld_x) : 0;
+}
+
+/* The time that a sum took is what the group counted, and most of that is its end: waiting for the others. */
+static int add_up(const struct sk_model *m, const struct sk_linear *l, const struct sk_linear_io *io,
+                  const struct sk_scratch *s, const struct sk_decoder_watch *watch)
+{
+    uint64_t before = m->group->collective_us;
+    int rc = sk_linear_reduce(l, m->be, io, m->group, s->partial);
+    if (watch->timeline && m->group->size > 1)
+        sk_timeline_add(watch->timeline, SK_TIMELINE_COLLECTIVE, sk_clock_us() - (m->group->collective_us - before),
+                        (uint64_t)io->n_row * io->ld_out);
+    tick(watch->progress);
+    return rc;
+}
+
+int sk_decoder_run(const struct sk_model *m, const struct sk_kv *kv, const struct sk_scratch *s,
+                   const struct sk_rows *rows, const struct sk_decoder_watch *watch)
+{
     struct sk_linear_io o = io(rows, s->x, s->ld_x, s->attn, s->ld_attn);
     struct sk_linear_io up = io(rows, s->up, s->ld_up, s->x, s->ld_x);
     struct sk_linear_io down = io(rows, s->x, s->ld_x, s->up, s->ld_up);
-    int rc = 0;
+    int rc = m->shard.first ? look_up(m, s, rows) : 0;
 
     down.pre = act(m->desc);
-    m->be->embed(m->be, &embed);
-    for (uint32_t l = 0; !rc && l < m->desc->n_layer; l++) {
+    for (uint32_t l = 0; !rc && l < m->shard.layer.n; l++) {
         const struct sk_model_layer *w = &m->layer[l];
 
         attention(m, kv, s, rows, l);
-        rc = sk_linear_reduce(&w->o, m->be, &o, m->group, s->partial);
-        tick(progress);
+        rc = add_up(m, &w->o, &o, s, watch);
         if (rc)
             break;
 
         up.pre = norm(m, &w->ffn_norm);
         sk_linear_run(&w->up, m->be, &up);
-        rc = sk_linear_reduce(&w->down, m->be, &down, m->group, s->partial);
-        tick(progress);
+        rc = add_up(m, &w->down, &down, s, watch);
     }
     return rc;
 }

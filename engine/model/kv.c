@@ -18,8 +18,8 @@ int sk_kv_plan(const struct sk_desc *d, const struct sk_backend *be, const struc
 {
     struct sk_kv_need r = {.ld_table = sk_kv_blocks(conf->max_len)};
     r.layer_block = be->kv_block_bytes(be, conf->dtype, conf->n_kv_head, sk_desc_head_stride(d));
-    for (uint32_t l = 0; l < d->n_layer; l++)
-        r.block[d->layer_group[l]] += r.layer_block;
+    for (uint32_t l = 0; l < conf->layer.n; l++)
+        r.block[d->layer_group[conf->layer.first + l]] += r.layer_block;
     uint64_t seq_bytes = 0;
     for (uint32_t g = 0; g < d->n_group; g++) {
         r.seq_blk[g] = seq_blocks(d->group_window[g], conf);
@@ -28,10 +28,12 @@ int sk_kv_plan(const struct sk_desc *d, const struct sk_backend *be, const struc
 
     for (uint32_t g = 0; g < d->n_group; g++) {
         unsigned __int128 n = (unsigned __int128)conf->bytes * r.seq_blk[g] / seq_bytes;
-        if (n == 0)
+        if (n == 0 && conf->n_blk[g] == 0)
             return sk_err_set(err, SK_EINVAL, "kv-memory",
                               "KV memory of %llu bytes holds no block; one sequence of %u tokens takes %llu bytes",
                               (unsigned long long)conf->bytes, conf->max_len, (unsigned long long)seq_bytes);
+        if (conf->n_blk[g])
+            n = conf->n_blk[g];
         r.n_blk[g] = n > INT32_MAX ? INT32_MAX : (uint32_t)n;
         r.bytes += r.n_blk[g] * r.block[g];
         r.table_bytes += (uint64_t)conf->max_slot * r.ld_table * sizeof(int32_t);
@@ -47,7 +49,7 @@ int sk_kv_open(struct sk_kv *kv, const struct sk_desc *d, struct sk_backend *be,
     int rc = sk_kv_plan(d, be, conf, &kv->need, err);
     if (rc)
         return rc;
-    kv->layer = sk_calloc(d->n_layer, sizeof *kv->layer);
+    kv->layer = sk_calloc(conf->layer.n, sizeof *kv->layer);
     kv->mem = be->alloc(be, kv->need.bytes);
     kv->table_mem = be->alloc(be, kv->need.table_bytes);
     if (!kv->layer || !kv->mem.a || !kv->table_mem.a)
@@ -59,8 +61,8 @@ int sk_kv_open(struct sk_kv *kv, const struct sk_desc *d, struct sk_backend *be,
     uint64_t group_at[SK_MAX_GROUPS] = {0}, in_block[SK_MAX_GROUPS] = {0};
     for (uint32_t g = 1; g < d->n_group; g++)
         group_at[g] = group_at[g - 1] + kv->need.n_blk[g - 1] * kv->need.block[g - 1];
-    for (uint32_t l = 0; l < d->n_layer; l++) {
-        uint32_t g = d->layer_group[l];
+    for (uint32_t l = 0; l < conf->layer.n; l++) {
+        uint32_t g = d->layer_group[conf->layer.first + l];
         kv->layer[l] = (struct sk_kv_layer){.data = sk_dev_at(kv->mem, group_at[g] + in_block[g]),
                                             .block_bytes = kv->need.block[g],
                                             .dtype = conf->dtype,

@@ -2,42 +2,6 @@
 
 #include <stdio.h>
 
-static struct sk_span even_split(uint32_t n, uint32_t unit, uint32_t rank, uint32_t size)
-{
-    uint32_t n_unit = n / unit, base = n_unit / size, more = n_unit % size;
-    uint32_t first = rank * base + (rank < more ? rank : more);
-    return (struct sk_span){first * unit, (base + (rank < more)) * unit};
-}
-
-int sk_shard_init(struct sk_shard *s, const struct sk_desc *d, const struct sk_group *g, struct sk_shard_units unit,
-                  struct sk_err *err)
-{
-    uint32_t ratio = d->n_head / d->n_kv_head, rank = (uint32_t)g->rank, size = (uint32_t)g->size;
-    uint32_t fs = sk_desc_ffn_stride(d);
-    if (d->n_head % unit.head || fs % unit.ffn || d->n_head / unit.head < size || fs / unit.ffn < size)
-        return sk_err_set(err, SK_EUNSUP, NULL,
-                          "%u heads and %u MLP columns, in units of %u and %u, cannot be cut over %u ranks", d->n_head,
-                          fs, unit.head, unit.ffn, size);
-
-    struct sk_shard r = {.rank = rank, .size = size};
-    r.head = even_split(d->n_head, unit.head, rank, size);
-    r.ffn = even_split(fs, unit.ffn, rank, size);
-    uint32_t last = r.head.first + r.head.n - 1;
-    r.kv_head.first = r.head.first / ratio;
-    r.kv_head.n = last / ratio - r.kv_head.first + 1;
-
-    uint32_t local_ratio = r.head.n / r.kv_head.n;
-    bool even = r.head.n % r.kv_head.n == 0;
-    for (uint32_t h = 0; even && h < r.head.n; h++)
-        even = (r.head.first + h) / ratio - r.kv_head.first == h / local_ratio;
-    if (!even)
-        return sk_err_set(err, SK_EUNSUP, NULL,
-                          "query heads %u..%u do not lie evenly over KV heads %u..%u on rank %u of %u", r.head.first,
-                          last, r.kv_head.first, last / ratio, rank, size);
-    *s = r;
-    return 0;
-}
-
 /* Spans that touch become one part: a group of one runs every linear as one GEMM. */
 static uint32_t join(struct sk_span *span, uint32_t n)
 {
@@ -51,27 +15,52 @@ static uint32_t join(struct sk_span *span, uint32_t n)
     return last + 1;
 }
 
-static int bind_bias(struct sk_bind *b, const struct sk_bind_want *want, struct sk_dev *ret, struct sk_err *err)
+static int bind_bias(struct sk_bind *b, const struct sk_bind_want *want, struct sk_span span, struct sk_dev *ret,
+                     struct sk_err *err)
 {
     char name[SK_DIR_NAME_MAX];
     snprintf(name, sizeof name, "%s.bias", want->name);
-    return sk_bind_optional(b, name, want->n_out, ret, err);
+    return sk_bind_part(b, name, want->n_out, span, ret, err);
+}
+
+/* Does `p` go on in memory where `last` ends, weights and bias? Spans that were copied one after the other do. */
+static bool goes_on(const struct sk_linear_part *last, const struct sk_linear_part *p)
+{
+    const struct sk_pack *k = &last->mat.pack;
+    uint64_t bias = last->bias.a ? last->bias.a + k->n_out * sizeof(float) : 0;
+    return k->n_slab == 1 && k->n_out % SK_PANEL == 0 && last->mat.data.a + k->bytes == p->mat.data.a &&
+           bias == p->bias.a;
+}
+
+static void add_part(struct sk_linear *l, const struct sk_linear_part *p)
+{
+    struct sk_linear_part *last = l->n_part ? &l->part[l->n_part - 1] : NULL;
+    if (last && goes_on(last, p)) {
+        last->mat.pack.n_out += p->mat.pack.n_out;
+        last->mat.pack.n_panel += p->mat.pack.n_panel;
+        last->mat.pack.bytes += p->mat.pack.bytes;
+        last->mat.pack.slab_stride = last->mat.pack.bytes;
+    } else {
+        l->part[l->n_part++] = *p;
+    }
+    l->n_out += p->mat.pack.n_out;
 }
 
 /* A linear of the output rows in span[0..n), side by side. */
 static int bind_spans(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span *span,
                       uint32_t n, struct sk_err *err)
 {
-    struct sk_linear r = {.n_in = want->n_in, .n_part = join(span, n)};
-    struct sk_dev bias;
-    int rc = bind_bias(b, want, &bias, err);
-    for (uint32_t i = 0; !rc && i < r.n_part; i++) {
-        struct sk_linear_part *p = &r.part[i];
-        rc = sk_bind_rows(b, want, span[i], &p->mat, err);
-        p->col = r.n_out;
-        if (bias.a)
-            p->bias = sk_dev_at(bias, span[i].first * sizeof(float));
-        r.n_out += span[i].n;
+    struct sk_linear r = {.n_in = want->n_in};
+    struct sk_linear_part part[SK_LINEAR_MAX_PARTS] = {0};
+    int rc = 0;
+    n = join(span, n);
+    for (uint32_t i = 0; !rc && i < n; i++)
+        rc = sk_bind_rows(b, want, span[i], &part[i].mat, err);
+    for (uint32_t i = 0; !rc && i < n; i++)
+        rc = bind_bias(b, want, span[i], &part[i].bias, err);
+    for (uint32_t i = 0; !rc && i < n; i++) {
+        part[i].col = r.n_out;
+        add_part(&r, &part[i]);
     }
     if (!rc)
         *l = r;
@@ -112,7 +101,7 @@ int sk_linear_row(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_w
     struct sk_linear r = {.n_part = 1, .n_in = in.n, .n_out = want->n_out};
     int rc = sk_bind_cols(b, want, in, &r.part[0].mat, err);
     if (!rc && rank == 0)
-        rc = bind_bias(b, want, &r.part[0].bias, err);
+        rc = bind_bias(b, want, (struct sk_span){0, want->n_out}, &r.part[0].bias, err);
     if (!rc)
         *l = r;
     return rc;
@@ -149,16 +138,33 @@ int sk_linear_reduce(const struct sk_linear *l, struct sk_backend *be, const str
         return 0;
     }
 
-    size_t n = (size_t)io->n_row * io->ld_out;
-    int rc = 0;
-    op.out = partial;
-    if (be->linear_reduce) {
-        be->linear_reduce(be, &op, g);
-    } else {
-        be->linear(be, &op);
-        rc = g->all_reduce(g, be, partial.a, n);
+    if (be->linear_reduce && g->window && g->window->max >= io->ld_out) {
+        op.add = true;
+        return be->linear_reduce(be, &op, g);
     }
+    size_t n = (size_t)io->n_row * io->ld_out;
+    op.out = partial;
+    be->linear(be, &op);
+    int rc = g->all_reduce(g, be, partial.a, n);
     if (!rc)
         be->add(be, io->out, partial, n);
+    return rc;
+}
+
+int sk_linear_gather(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io,
+                     struct sk_group *g, const struct sk_linear_pieces *p)
+{
+    struct sk_linear_io mine = *io;
+    mine.out = p->part;
+    mine.ld_out = p->ld;
+    sk_linear_run(l, be, &mine);
+    int rc = g->all_gather(g, be, p->all.a, p->part.a, (size_t)io->n_row * p->ld);
+    for (uint32_t i = 0; !rc && i < (uint32_t)g->size; i++) {
+        const struct sk_span *span = &p->span[i];
+        for (uint64_t row = 0; row < io->n_row; row++)
+            be->copy(be, sk_dev_at(io->out, (row * io->ld_out + span->first) * sizeof(float)),
+                     sk_dev_at(p->all, (i * io->n_row + row) * p->ld * sizeof(float)),
+                     SK_ALIGN16(span->n) * sizeof(float));
+    }
     return rc;
 }

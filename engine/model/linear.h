@@ -25,21 +25,6 @@ struct sk_linear { /* of this rank; borrows from the sk_bind that made it */
     struct sk_linear_part part[SK_LINEAR_MAX_PARTS];
 };
 
-/* What a rank holds of every layer. */
-struct sk_shard {
-    uint32_t rank, size;
-    struct sk_span head, kv_head; /* heads */
-    struct sk_span ffn;           /* inner MLP columns */
-};
-struct sk_shard_units { /* cuts fall on multiples of these */
-    uint32_t head, ffn;
-};
-/* Query heads and MLP columns as evenly as can be, lower ranks first; KV heads as needed. -SK_EUNSUP where there are
- * more ranks than units, or where query heads would not map onto the rank's KV heads at an even ratio, which is what
- * the attention op can do. */
-int sk_shard_init(struct sk_shard *s, const struct sk_desc *d, const struct sk_group *g, struct sk_shard_units unit,
-                  struct sk_err *err);
-
 /* Binding; the bias is tensor NAME.bias, absent = none. Errors as in bind.h. */
 int sk_linear_replicated(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_err *err);
 int sk_linear_column(struct sk_linear *l, struct sk_bind *b, const struct sk_bind_want *want, struct sk_span out,
@@ -59,9 +44,20 @@ struct sk_linear_io {
 };
 /* out = W x + b */
 void sk_linear_run(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io);
-/* Row linear and residual: out += sum over ranks of W x, + b. `partial` is scratch like out, not touched in a group of
- * one. 0 or -SK_EIO. */
+/* Row linear and residual: out += sum over ranks of W x, + b. `partial` is scratch like out, touched only where the
+ * backend and the group do not do it in one. 0 or -SK_EIO. */
 int sk_linear_reduce(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io,
                      struct sk_group *g, struct sk_dev partial);
+
+/* What a gather needs: the outputs of each rank, in order and together all of them, and scratch for pieces as wide as
+ * the widest of these, rounded up to 16. */
+struct sk_linear_pieces {
+    const struct sk_span *span; /* [size] */
+    struct sk_dev part, all;    /* f32 [n_row][ld]; [size][n_row][ld] */
+    uint32_t ld;
+};
+/* Column linear of which every rank gets all outputs: out = W x + b. 0 or -SK_EIO. */
+int sk_linear_gather(const struct sk_linear *l, struct sk_backend *be, const struct sk_linear_io *io,
+                     struct sk_group *g, const struct sk_linear_pieces *p);
 
 #endif

@@ -1,6 +1,7 @@
 #include "engine/model/model.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "comm/base/mem.h"
 #include "engine/model/rope.h"
@@ -9,10 +10,11 @@ struct name {
     char s[SK_DIR_NAME_MAX];
 };
 
-static struct name layer_name(uint32_t l, const char *what)
+/* Of the stage's layer l. */
+static struct name layer_name(const struct sk_model *m, uint32_t l, const char *what)
 {
     struct name n;
-    snprintf(n.s, sizeof n.s, "layer.%u.%s", l, what);
+    snprintf(n.s, sizeof n.s, "layer.%u.%s", m->shard.layer.first + l, what);
     return n;
 }
 
@@ -32,15 +34,15 @@ static int bind_attention(struct sk_model *m, uint32_t l, struct sk_err *err)
     struct sk_model_layer *layer = &m->layer[l];
     uint32_t hs = sk_desc_head_stride(d);
     struct sk_span in = {m->shard.head.first * hs, m->shard.head.n * hs};
-    struct name o = layer_name(l, "o");
+    struct name o = layer_name(m, l, "o");
 
-    int rc = bind_norm(m, layer_name(l, "attn_norm").s, &layer->attn_norm, err);
+    int rc = bind_norm(m, layer_name(m, l, "attn_norm").s, &layer->attn_norm, err);
     if (!rc)
-        rc = sk_linear_qkv(&layer->qkv, &m->bind, d, &m->shard, layer_name(l, "qkv").s, err);
+        rc = sk_linear_qkv(&layer->qkv, &m->bind, d, &m->shard, layer_name(m, l, "qkv").s, err);
     if (!rc && d->qk_norm)
-        rc = sk_bind_vector(&m->bind, layer_name(l, "q_norm").s, d->head_dim, &layer->q_norm, err);
+        rc = sk_bind_vector(&m->bind, layer_name(m, l, "q_norm").s, d->head_dim, &layer->q_norm, err);
     if (!rc && d->qk_norm)
-        rc = sk_bind_vector(&m->bind, layer_name(l, "k_norm").s, d->head_dim, &layer->k_norm, err);
+        rc = sk_bind_vector(&m->bind, layer_name(m, l, "k_norm").s, d->head_dim, &layer->k_norm, err);
     if (!rc)
         rc = sk_linear_row(&layer->o, &m->bind, &(struct sk_bind_want){o.s, d->n_embd, d->n_head * hs}, in,
                            m->shard.rank, err);
@@ -52,9 +54,9 @@ static int bind_mlp(struct sk_model *m, uint32_t l, struct sk_err *err)
     const struct sk_desc *d = m->desc;
     struct sk_model_layer *layer = &m->layer[l];
     uint32_t fs = sk_desc_ffn_stride(d);
-    struct name up = layer_name(l, d->gated ? "gate_up" : "up"), down = layer_name(l, "down");
+    struct name up = layer_name(m, l, d->gated ? "gate_up" : "up"), down = layer_name(m, l, "down");
 
-    int rc = bind_norm(m, layer_name(l, "ffn_norm").s, &layer->ffn_norm, err);
+    int rc = bind_norm(m, layer_name(m, l, "ffn_norm").s, &layer->ffn_norm, err);
     if (!rc && d->gated)
         rc = sk_linear_merged(&layer->up, &m->bind, &(struct sk_bind_want){up.s, 2 * fs, d->n_embd}, m->shard.ffn, err);
     else if (!rc)
@@ -68,18 +70,27 @@ static int bind_mlp(struct sk_model *m, uint32_t l, struct sk_err *err)
 static int bind_ends(struct sk_model *m, struct sk_err *err)
 {
     const struct sk_desc *d = m->desc;
+    const struct sk_shard *s = &m->shard;
     struct sk_bind_want embed = {"embed", d->n_vocab, d->n_embd},
                         head = {d->tied ? "embed" : "head", d->n_vocab, d->n_embd};
     struct sk_bind_want pos = {"pos_embed", d->max_len, d->n_embd};
 
-    int rc = sk_bind_rows(&m->bind, &embed, (struct sk_span){0, d->n_vocab}, &m->embed, err);
-    if (!rc && d->pos_embed)
+    int rc = s->first ? sk_bind_rows(&m->bind, &embed, s->vocab, &m->embed, err) : 0;
+    if (!rc && d->pos_embed && s->first && s->rank == 0)
         rc = sk_bind_rows(&m->bind, &pos, (struct sk_span){0, d->max_len}, &m->pos_embed, err);
-    if (!rc)
+    if (!rc && s->last)
         rc = bind_norm(m, "final_norm", &m->final_norm, err);
-    if (!rc)
-        rc = sk_linear_replicated(&m->head, &m->bind, &head, err);
+    if (!rc && s->last)
+        rc = sk_linear_column(&m->head, &m->bind, &head, s->vocab, err);
     return rc;
+}
+
+static bool uses_rope(const struct sk_model *m, uint32_t rope)
+{
+    for (uint32_t l = 0; l < m->shard.layer.n; l++)
+        if (m->desc->layers[m->shard.layer.first + l].rope == rope)
+            return true;
+    return false;
 }
 
 static int make_ropes(struct sk_model *m, struct sk_err *err)
@@ -88,6 +99,8 @@ static int make_ropes(struct sk_model *m, struct sk_err *err)
         const struct sk_rope *rope = &m->desc->ropes[i];
         const float *inv_freq;
         char name[SK_DIR_NAME_MAX];
+        if (!uses_rope(m, i))
+            continue;
         snprintf(name, sizeof name, "rope.%u", i);
         int rc = sk_bind_host(&m->bind, name, rope->dim / 2, &inv_freq, err);
         if (rc)
@@ -99,8 +112,20 @@ static int make_ropes(struct sk_model *m, struct sk_err *err)
     return 0;
 }
 
+/* What a layer takes on average: they have one shape, but their types may differ. */
+static void weigh(const struct sk_weights *w, const struct sk_desc *d, struct sk_shard_units *ret)
+{
+    const struct sk_dir_entry *head = sk_weights_find(w, d->tied ? "embed" : "head");
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < w->n_tensor; i++)
+        if (strncmp(w->tensors[i].name, "layer.", 6) == 0)
+            bytes += w->tensors[i].bytes;
+    ret->layer_bytes = bytes / d->n_layer;
+    ret->head_bytes = head ? head->bytes : 0;
+}
+
 /* All layers have the slabs of layer 0, or binding says which has not. */
-static int make_shard(struct sk_model *m, struct sk_err *err)
+static int make_shard(struct sk_model *m, const struct sk_group *pp, struct sk_err *err)
 {
     const struct sk_desc *d = m->desc;
     uint32_t hs = sk_desc_head_stride(d), fs = sk_desc_ffn_stride(d), o_slab, down_slab;
@@ -111,32 +136,44 @@ static int make_shard(struct sk_model *m, struct sk_err *err)
         return rc;
     if (o_slab % hs)
         return sk_err_set(err, SK_EFORMAT, "layer.0.o", "tensor layer.0.o: slab of %u cuts a head of %u", o_slab, hs);
-    struct sk_shard_units unit = {o_slab / hs, down_slab};
+    struct sk_shard_units unit = {o_slab / hs, down_slab, 0, 0};
     while (unit.ffn % SK_PANEL) /* a cut must suit the rows of gate and up too */
         unit.ffn += down_slab;
     if (m->group->size == 1) /* nothing is cut, so nothing has a unit */
-        unit = (struct sk_shard_units){1, 1};
-    return sk_shard_init(&m->shard, d, m->group, unit, err);
+        unit = (struct sk_shard_units){1, 1, 0, 0};
+    weigh(m->bind.w, d, &unit);
+    struct sk_shard_place place = {(uint32_t)m->group->rank, (uint32_t)m->group->size, pp ? (uint32_t)pp->rank : 0,
+                                   pp ? (uint32_t)pp->size : 1};
+    return sk_shard_init(&m->shard, d, &place, &unit, err);
 }
 
-int sk_model_open(struct sk_model *m, const struct sk_model_src *src, struct sk_err *err)
+static int bind_all(struct sk_model *m, const struct sk_group *pp, struct sk_err *err)
 {
-    const struct sk_desc *d = &src->dir->desc;
-    *m = (struct sk_model){.desc = d, .be = src->be, .group = src->group, .max_len = src->max_len};
-    m->layer = sk_calloc(d->n_layer, sizeof *m->layer);
-    if (!m->layer || sk_bind_init(&m->bind, src->w, src->be))
-        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the tables of %u layers", d->n_layer);
-
-    int rc = make_shard(m, err);
-    if (!rc)
-        rc = bind_ends(m, err);
-    for (uint32_t l = 0; !rc && l < d->n_layer; l++) {
+    int rc = make_shard(m, pp, err);
+    if (rc)
+        return rc;
+    m->layer = sk_calloc(m->shard.layer.n, sizeof *m->layer);
+    if (!m->layer)
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the tables of %u layers", m->shard.layer.n);
+    rc = bind_ends(m, err);
+    for (uint32_t l = 0; !rc && l < m->shard.layer.n; l++) {
         rc = bind_attention(m, l, err);
         if (!rc)
             rc = bind_mlp(m, l, err);
     }
+    return rc;
+}
+
+int sk_model_open(struct sk_model *m, const struct sk_model_src *src, struct sk_err *err)
+{
+    *m = (struct sk_model){.desc = &src->dir->desc, .be = src->be, .group = src->group, .max_len = src->max_len};
+    if (sk_bind_init(&m->bind, src->w, src->be))
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the list of %u tensors", src->w->n_tensor);
+    int rc = bind_all(m, src->pp, err);
     if (!rc)
         rc = make_ropes(m, err);
+    if (!rc)
+        sk_weights_seal(src->w);
     return rc;
 }
 
@@ -150,10 +187,17 @@ void sk_model_close(struct sk_model *m)
     *m = (struct sk_model){0};
 }
 
-uint64_t sk_model_table_bytes(const struct sk_desc *d, uint32_t max_len)
+int sk_model_plan(const struct sk_model_src *src, struct sk_model_need *ret, struct sk_err *err)
 {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < d->n_rope; i++)
-        bytes += sk_rope_bytes(&d->ropes[i], max_len);
-    return bytes;
+    struct sk_model m = {.desc = &src->dir->desc, .group = src->group, .max_len = src->max_len};
+    if (sk_bind_count(&m.bind, src->w))
+        return sk_err_set(err, SK_ENOMEM, NULL, "no memory for the list of %u tensors", src->w->n_tensor);
+    int rc = bind_all(&m, src->pp, err);
+    if (!rc) {
+        *ret = (struct sk_model_need){.shard = m.shard, .weights = m.bind.bytes};
+        for (uint32_t i = 0; i < m.desc->n_rope; i++)
+            ret->tables += uses_rope(&m, i) ? sk_rope_bytes(&m.desc->ropes[i], m.max_len) : 0;
+    }
+    sk_model_close(&m);
+    return rc;
 }

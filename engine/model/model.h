@@ -1,5 +1,5 @@
-/* A model bound to a backend: every tensor found, its shape checked, this rank's shard handed over. Immutable after
- * open. */
+/* A model bound to a backend: what this rank's stage and shard have of it is found, its shape checked, handed over.
+ * Immutable after open. */
 #ifndef SK_MODEL_H
 #define SK_MODEL_H
 #include "engine/model/linear.h"
@@ -15,29 +15,36 @@ struct sk_model_layer {
 struct sk_model {
     const struct sk_desc *desc;
     struct sk_backend *be;
-    struct sk_group *group;
+    struct sk_group *group; /* the ranks of the stage */
     struct sk_shard shard;
     struct sk_bind bind;
     uint32_t max_len; /* positions of the rope tables */
-    struct sk_mat embed,
-        pos_embed; /* replicated, as is the head: every rank draws the same token from the same logits */
+    /* The first stage's: rows of shard.vocab; positions only on rank 0, for rows are added up over the ranks. */
+    struct sk_mat embed, pos_embed;
+    /* The last stage's: outputs of shard.vocab. */
     struct sk_linear head;
     struct sk_model_norm final_norm;
-    struct sk_dev rope[SK_MAX_ROPES]; /* cos_sin tables; owned */
-    struct sk_model_layer *layer;     /* [desc->n_layer]; owned */
+    struct sk_dev rope[SK_MAX_ROPES]; /* cos_sin tables that the layers use; owned */
+    struct sk_model_layer *layer;     /* [shard.layer.n]; owned */
 };
 
 struct sk_model_src { /* all borrowed for the model's life */
     const struct sk_dir *dir;
-    const struct sk_weights *w;
+    struct sk_weights *w;
     struct sk_backend *be;
     struct sk_group *group;
     uint32_t max_len;
+    const struct sk_group *pp; /* the stages; NULL: one */
 };
-/* -SK_EFORMAT (the error names the tensor), -SK_EUNSUP (cannot be cut over the group), -SK_ENOMEM. */
+/* -SK_EFORMAT (the error names the tensor), -SK_EUNSUP (cannot be cut so), -SK_EIO, -SK_ENOMEM. */
 int sk_model_open(struct sk_model *m, const struct sk_model_src *src, struct sk_err *err);
 void sk_model_close(struct sk_model *m); /* also after a failed open */
-/* Bytes of the tables that open takes besides the weights. */
-uint64_t sk_model_table_bytes(const struct sk_desc *d, uint32_t max_len);
+
+struct sk_model_need {
+    struct sk_shard shard;
+    uint64_t weights, tables; /* bytes that open takes */
+};
+/* Takes nothing; w of src is not written to, its backend not looked at. Errors as open. */
+int sk_model_plan(const struct sk_model_src *src, struct sk_model_need *ret, struct sk_err *err);
 
 #endif

@@ -149,8 +149,8 @@ static void close_bench(struct bench *b)
     *b = (struct bench){0};
 }
 
-static int open_bench(struct bench *b, const struct sk_dir *dir, const struct sk_weights *w,
-                      const struct sk_tuning *tuning, struct sk_err *err)
+static int open_bench(struct bench *b, const struct sk_dir *dir, struct sk_weights *w, const struct sk_tuning *tuning,
+                      struct sk_err *err)
 {
     const uint32_t fs = sk_desc_ffn_stride(&dir->desc), hs = sk_desc_head_stride(&dir->desc);
     const uint32_t widest = (dir->desc.n_head + 2 * dir->desc.n_kv_head) * hs;
@@ -225,7 +225,7 @@ static double compare(struct bench *a, struct bench *b, const uint32_t row[3])
 
 struct search {
     const struct sk_dir *dir;
-    const struct sk_weights *w;
+    struct sk_weights *w;
     struct bench best;
     double part; /* of the time that the setting at hand has brought the best to */
     struct sk_buf *report;

@@ -102,24 +102,31 @@ static void store_item(void *ctx, uint32_t i, int worker)
     }
 }
 
-/* Groups are the fastest index: neighbouring items read the same keys and values. The queries go to `q`. */
+/* The first query head that reads a KV head, or n_head where none from there on is here. */
+static uint32_t first_head(const struct sk_op_attention *op, uint32_t kv_head)
+{
+    const uint32_t head = kv_head * op->head_ratio;
+    return head > op->head_at ? least(head - op->head_at, op->n_head) : 0;
+}
+
+/* Groups are the fastest index: neighbouring items read the same keys and values. The queries go to `q`. A part of a KV
+ * head that serves fewer query heads than others may have none. */
 static struct tile tile_at(const struct job *job, uint32_t i, float *q)
 {
     const struct sk_op_attention *op = job->op;
-    const uint32_t part = i / job->n_group, n_share = op->n_head / op->kv->n_kv_head,
-                   share = part % job->n_head_part * job->item_heads;
-    struct tile ret = {.g = job->groups[i % job->n_group]};
+    const uint32_t part = i / job->n_group, kv_head = part / job->n_head_part, end = first_head(op, kv_head + 1),
+                   head = least(end, first_head(op, kv_head) + part % job->n_head_part * job->item_heads);
+    struct tile ret = {.g = job->groups[i % job->n_group], .head = head};
 
     ret.t = (struct sk_attn_tile){.q = q,
                                   .n_row = ret.g.n_row,
-                                  .n_head = least(n_share - share, job->item_heads),
+                                  .n_head = least(end - head, job->item_heads),
                                   .pos = pos_of(op, ret.g.row),
                                   .window = op->window,
                                   .scale = op->scale,
                                   .kv = op->kv,
                                   .table = table_of(op, ret.g.row),
-                                  .kv_head = part / job->n_head_part};
-    ret.head = ret.t.kv_head * n_share + share;
+                                  .kv_head = kv_head};
     for (uint32_t r = 0; r < ret.t.n_row; r++) {
         for (uint32_t h = 0; h < ret.t.n_head; h++, q += op->kv->head_stride)
             turn(job, ret.g.row + r, ret.head + h, op->q_norm, q);
@@ -141,6 +148,8 @@ static void run(const struct job *job, const struct tile *t, uint32_t split, uin
 {
     const enum sk_class class = t->g.row < job->op->rows->n_prompt_row ? SK_CLASS_PROMPT : SK_CLASS_DECODE;
 
+    if (t->t.n_head == 0)
+        return;
     memset(into->sum, 0, t->t.n_row * t->t.n_head * sizeof *into->sum);
     job->cpu->k.attn[class][job->op->kv->dtype](&t->t, split, n_split, into, scratch);
 }
@@ -248,7 +257,7 @@ static bool cut_splits(struct job *job, uint32_t n_item, char *room, size_t n_ro
 void sk_cpu_attention(struct sk_backend *be, const struct sk_op_attention *op)
 {
     struct job job = {.cpu = be->ctx, .op = op};
-    const uint32_t n_share = op->n_head / op->kv->n_kv_head;
+    const uint32_t n_share = least(op->head_ratio, op->n_head);
     const uint64_t n_float =
         (uint64_t)op->rows->n_row * (op->rows->max_pos + 1) * op->n_head * op->kv->head_stride / MACS_PER_FLOAT;
     struct sk_pool_stage stages[2] = {{store_item, (op->rows->n_row + STORE_ROWS - 1) / STORE_ROWS}};

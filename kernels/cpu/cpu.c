@@ -76,9 +76,9 @@ static void cpu_copy(struct sk_backend *be, struct sk_dev dst, struct sk_dev src
     memmove(sk_cpu_ptr(dst), sk_cpu_ptr(src), bytes);
 }
 
-static void cpu_fetch(struct sk_backend *be, struct sk_result_row *dst, struct sk_dev src, uint32_t n_row)
+static void cpu_fetch(struct sk_backend *be, void *dst, struct sk_dev src, uint64_t bytes)
 {
-    memcpy(dst, sk_cpu_ptr(src), n_row * sizeof *dst);
+    memcpy(dst, sk_cpu_ptr(src), bytes);
 }
 
 static int cpu_wait(struct sk_backend *be)
@@ -110,12 +110,18 @@ static const struct sk_backend cpu_table = {
     .copy = cpu_copy,
     .embed = sk_cpu_embed,
     .linear = sk_cpu_linear,
+    .linear_reduce = sk_cpu_linear_reduce,
     .attention = sk_cpu_attention,
     .add = sk_cpu_add,
     .gather = sk_cpu_gather,
+    .narrow = sk_cpu_narrow,
+    .widen = sk_cpu_widen,
+    .checksum = sk_cpu_checksum,
     .logits_process = sk_cpu_logits_process,
     .sample = sk_cpu_sample,
     .top_n = sk_cpu_top_n,
+    .vote = sk_cpu_vote,
+    .vote_bytes = sk_cpu_vote_bytes,
     .fetch = cpu_fetch,
     .wait = cpu_wait,
     .close = cpu_close,

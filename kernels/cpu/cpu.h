@@ -52,11 +52,17 @@ uint64_t sk_cpu_kv_block_bytes(const struct sk_backend *be, enum sk_dtype dtype,
                                uint32_t head_stride);
 void sk_cpu_embed(struct sk_backend *be, const struct sk_op_embed *op);
 void sk_cpu_linear(struct sk_backend *be, const struct sk_op_linear *op);
+int sk_cpu_linear_reduce(struct sk_backend *be, const struct sk_op_linear *op, struct sk_group *group);
 void sk_cpu_attention(struct sk_backend *be, const struct sk_op_attention *op);
 void sk_cpu_add(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 void sk_cpu_gather(struct sk_backend *be, const struct sk_op_gather *op);
+void sk_cpu_narrow(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
+void sk_cpu_widen(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
+void sk_cpu_checksum(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 void sk_cpu_logits_process(struct sk_backend *be, const struct sk_op_logits *op);
 void sk_cpu_sample(struct sk_backend *be, const struct sk_op_logits *op);
 void sk_cpu_top_n(struct sk_backend *be, const struct sk_op_logits *op);
+void sk_cpu_vote(struct sk_backend *be, const struct sk_op_vote *op);
+uint64_t sk_cpu_vote_bytes(const struct sk_backend *be, uint32_t n_row, uint32_t n_vocab);
 
 #endif

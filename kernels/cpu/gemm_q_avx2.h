@@ -7,6 +7,7 @@
  *   dot_q8(acc, w, x)  acc[i] + sum of w[4i + j] * x[4i + j], w in 0..255; w - 128 in its stead where Q8_SIGNED */
 #ifndef SK_GEMM_Q_AVX2_H
 #define SK_GEMM_Q_AVX2_H
+#include "kernels/cpu/gemm_ahead.h"
 #include "kernels/cpu/gemm_q.h"
 #include "kernels/cpu/simd_avx2.h"
 
@@ -107,10 +108,10 @@ INLINE void one_panel(const enum sk_dtype dtype, const struct piece *t, uint32_t
         acc[r][0] = acc[r][1] = _mm256_setzero_ps();
     for (uint32_t s = 0; s < p->n_slab; s++) {
         const uint8_t *w = t->g->weight + s * p->slab_stride + panel * p->panel_stride;
-        const uint8_t *scales = w + n_blk * block_bytes, *next = w + AHEAD_BYTES;
+        const uint8_t *scales = w + n_blk * block_bytes, *next = weights_ahead(t->g, panel, 1, s, AHEAD_BYTES);
         for (uint32_t b = 0; b < n_blk; b++) {
             UNROLL
-            for (size_t i = 0; i < block_bytes + scale_bytes; i += 64) /* a panel as a whole is one stretch */
+            for (size_t i = 0; i < block_bytes + scale_bytes; i += 64)
                 _mm_prefetch((const char *)next + i, _MM_HINT_T0);
             block(dtype, w, scales, x, t, acc, m);
             next += block_bytes + scale_bytes;

@@ -4,6 +4,7 @@
  * Tiles, and what is rounded: kernels/cpu/gemm_q.h. */
 #ifndef SK_GEMM_Q_AVX512_H
 #define SK_GEMM_Q_AVX512_H
+#include "kernels/cpu/gemm_ahead.h"
 #include "kernels/cpu/gemm_avx512.h"
 #include "kernels/cpu/gemm_q.h"
 
@@ -20,7 +21,7 @@ INLINE void prefetch(const uint8_t *p, int bytes)
 {
     UNROLL
     for (int i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)p + AHEAD_BYTES + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)p + i, _MM_HINT_T0);
 }
 
 /* A block of a panel as operands of dot4: inputs 4i..4i + 3 in the i-th. */
@@ -88,9 +89,10 @@ INLINE void panels(const struct sk_gemm *g, uint32_t panel, uint32_t n_panel, ui
             acc[r] = _mm512_setzero_ps();
         for (uint32_t s = 0; s < p->n_slab; s++) {
             const uint8_t *w = g->weight + s * p->slab_stride + panel * p->panel_stride;
-            const uint8_t *scales = w + (size_t)n_blk * (size_t)block_bytes, *next = w;
+            const uint8_t *scales = w + (size_t)n_blk * (size_t)block_bytes,
+                          *next = weights_ahead(g, panel, 1, s, AHEAD_BYTES);
             for (uint32_t b = 0; b < n_blk; b++) {
-                prefetch(next, block_bytes + scale_bytes); /* a panel as a whole is one stretch */
+                prefetch(next, block_bytes + scale_bytes);
                 next += block_bytes + scale_bytes;
                 block(w, scales, x, m, dtype, acc);
                 w += block_bytes;

@@ -50,7 +50,8 @@ struct sk_cands {
     int32_t *id;
     float *z, *w;
     uint32_t n;
-    float max; /* the largest z of the row: w is relative to it */
+    int32_t first; /* id of the logits that `take` begins with */
+    float max;     /* the largest z of the row: w is relative to it */
 };
 /* What a threshold is looked for in: keys and whole numbers as weights; padded in the same way. No NaN. */
 struct sk_keys {
@@ -84,6 +85,13 @@ struct sk_ktab {
     /* out = act(in) * gate (NULL: none). Writes zeros to out[n..SK_ALIGN16(n)). */
     void (*act)(float *out, const float *in, const float *gate, uint32_t n, enum sk_op_act_kind kind);
     void (*add)(float *out, const float *x, uint64_t n);
+    /* out[i] += (part[0][at + i] + part[1][at + i]) + part[2][at + i] ...; n_part > 0 */
+    void (*add_sum)(float *out, const float *const *part, uint32_t n_part, size_t at, uint64_t n);
+    /* To nearest even; NaN stays NaN, denormals too. The same bits at every level. */
+    void (*to_bf16)(uint16_t *out, const float *x, uint64_t n);
+    void (*from_bf16)(float *out, const uint16_t *x, uint64_t n);
+    /* What words at..at + n - 1, which begin at x, have of the checksum (kernels/ref/checksum.h). */
+    uint64_t (*checksum)(const float *x, uint64_t at, uint64_t n);
 
     /* Folds splits split..split + n_split - 1 (positions from split * SK_SPLIT_TOK) of a tile into `into`, whose sums
      * are 0 where nothing came before. scratch: SK_ATTN_SCRATCH_BYTES of this thread's, 64-byte aligned. By dtype of

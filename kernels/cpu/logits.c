@@ -59,7 +59,7 @@ static void process_item(void *ctx, uint32_t r, int worker)
         return;
     memcpy(row, row_at(op->logits, op, r), op->ld * sizeof *row);
     sk_logits_row(s, sk_cpu_ptr(op->list), (const int32_t *)sk_cpu_ptr(op->token) + (size_t)s->slot * op->max_len,
-                  op->n_vocab, row, room_of(job, worker));
+                  &(struct sk_logits_span){row, op->first, op->n_vocab}, room_of(job, worker));
 }
 
 void sk_cpu_logits_process(struct sk_backend *be, const struct sk_op_logits *op)
@@ -74,9 +74,11 @@ static void sample_item(void *ctx, uint32_t r, int worker)
     const struct sk_samp *s = (const struct sk_samp *)sk_cpu_ptr(op->samp) + r;
     int32_t *token = (int32_t *)sk_cpu_ptr(op->token) + (size_t)s->slot * op->max_len + s->pos;
 
-    if (!(s->flags & SK_SAMP_TARGET))
-        *token = sk_cpu_sample_row(&job->cpu->k, s, row_at(s->flags & SK_SAMP_PROCESS ? op->work : op->logits, op, r),
-                                   op->n_vocab, (char *)room_of(job, worker) + count_bytes(op->n_vocab));
+    if (!(s->flags & SK_SAMP_TARGET)) {
+        const struct sk_logits_span row = {row_at(s->flags & SK_SAMP_PROCESS ? op->work : op->logits, op, r), 0,
+                                           op->n_vocab};
+        *token = sk_cpu_sample_row(&job->cpu->k, s, &row, (char *)room_of(job, worker) + count_bytes(op->n_vocab));
+    }
     ((struct sk_result_row *)sk_cpu_ptr(op->result))[r] = (struct sk_result_row){.id = *token};
 }
 

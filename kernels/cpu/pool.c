@@ -11,6 +11,7 @@
 
 #include "comm/base/clock.h"
 #include "comm/base/mem.h"
+#include "kernels/kernels.h"
 
 /* A worker outlasts the host's part of a step (plan, frames: some 100 us) spinning, so that a busy engine never pays a
  * wake-up. */
@@ -345,7 +346,7 @@ static int quota_cpus(const char *path)
 }
 
 /* The least over this process's cgroup (version 2) and all that hold it. */
-static int cgroup_cpus(void)
+int sk_cpu_quota(void)
 {
     char line[1024], group[1024] = "/", path[1200];
     int least = INT_MAX;
@@ -369,7 +370,7 @@ int sk_pool_cpus(void)
 {
     cpu_set_t mask;
     long n = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : sysconf(_SC_NPROCESSORS_ONLN);
-    int limit = cgroup_cpus();
+    int limit = sk_cpu_quota();
 
     n = n < limit ? n : limit;
     n = n < SK_POOL_MAX_THREAD ? n : SK_POOL_MAX_THREAD;

@@ -8,15 +8,8 @@
 #include "kernels/ref/sample.h"
 
 enum {
-    N_ARRAY = 6,  /* of struct room */
+    N_ARRAY = 6,  /* of struct sk_cpu_room */
     SAMPLE = 2048 /* logits that speak for a large vocabulary */
-};
-
-struct room {
-    struct sk_cands c;
-    double mass;        /* sum of their weights; negative where the weights are still to be found */
-    float *key;         /* of each candidate */
-    struct sk_keys few; /* those among which a threshold is still looked for */
 };
 
 static size_t array_floats(uint32_t n_vocab)
@@ -29,11 +22,11 @@ size_t sk_cpu_sample_bytes(uint32_t n_vocab)
     return N_ARRAY * array_floats(n_vocab) * sizeof(float);
 }
 
-static struct room room_in(void *mem, uint32_t n_vocab)
+struct sk_cpu_room sk_cpu_room(void *mem, uint32_t n_vocab)
 {
     const size_t n = array_floats(n_vocab);
     float *at = mem;
-    return (struct room){
+    return (struct sk_cpu_room){
         .c = {.id = mem, .z = at + n, .w = at + 2 * n}, .key = at + 3 * n, .few = {.key = at + 4 * n, .w = at + 5 * n}};
 }
 
@@ -70,7 +63,7 @@ static float pivot_of(const struct sk_keys *k, double share)
 
 /* Where the weights, by falling key, reach `need` > 0. Returns how many have that very key; 0 if `need` is not reached.
  * A quickselect (Hoare, 1961) by weight, which leaves `left` as it is. mass: of all of them, roughly. */
-static uint32_t find(const struct sk_ktab *t, struct room *room, struct sk_keys left, double need, double mass,
+static uint32_t find(const struct sk_ktab *t, struct sk_cpu_room *room, struct sk_keys left, double need, double mass,
                      struct threshold *ret)
 {
     while (left.n > 0) {
@@ -92,7 +85,8 @@ static uint32_t find(const struct sk_ktab *t, struct room *room, struct sk_keys 
 
 /* Keeps the first candidates by falling key, ties by rising id: as few as reach `need` in `weight`, one at least; all
  * if they do not reach it. */
-static void keep_first(const struct sk_ktab *t, struct room *room, float *key, float *weight, double need, double mass)
+static void keep_first(const struct sk_ktab *t, struct sk_cpu_room *room, float *key, float *weight, double need,
+                       double mass)
 {
     struct threshold at;
     uint32_t last = room->c.n - 1;
@@ -108,14 +102,14 @@ static void keep_first(const struct sk_ktab *t, struct room *room, float *key, f
     room->mass = -1;
 }
 
-static double mass_of(const struct sk_ktab *t, struct room *room)
+double sk_cpu_mass(const struct sk_ktab *t, struct sk_cpu_room *room)
 {
     if (room->mass < 0)
         room->mass = t->weigh(&room->c);
     return room->mass;
 }
 
-static void keep_top_k(const struct sk_ktab *t, struct room *room, uint32_t k)
+static void keep_top_k(const struct sk_ktab *t, struct sk_cpu_room *room, uint32_t k)
 {
     if (k >= room->c.n)
         return;
@@ -124,25 +118,25 @@ static void keep_top_k(const struct sk_ktab *t, struct room *room, uint32_t k)
     keep_first(t, room, room->c.z, room->c.w, k, room->c.n);
 }
 
-static void keep_top_p(const struct sk_ktab *t, struct room *room, float p)
+static void keep_top_p(const struct sk_ktab *t, struct sk_cpu_room *room, float p)
 {
-    const double mass = mass_of(t, room);
+    const double mass = sk_cpu_mass(t, room);
     keep_first(t, room, room->c.z, room->c.w, p * mass, mass);
 }
 
 /* What weighs at least `floor`, and what weighs most whatever it weighs. */
-static void keep_above(const struct sk_ktab *t, struct room *room, float floor)
+static void keep_above(const struct sk_ktab *t, struct sk_cpu_room *room, float floor)
 {
-    mass_of(t, room); /* there are weights */
+    sk_cpu_mass(t, room); /* there are weights */
     const float most = t->max(room->c.w, room->c.n);
     t->keep(&room->c, room->c.w, floor < most ? floor : most, room->c.n);
     room->mass = -1;
 }
 
-static void keep_typical(const struct sk_ktab *t, struct room *room, float p)
+static void keep_typical(const struct sk_ktab *t, struct sk_cpu_room *room, float p)
 {
     const struct sk_cands *c = &room->c;
-    const double mass = mass_of(t, room);
+    const double mass = sk_cpu_mass(t, room);
     const float typical = (float)(t->spread(c) / mass);
 
     for (uint32_t i = 0; i < c->n; i++)
@@ -150,9 +144,9 @@ static void keep_typical(const struct sk_ktab *t, struct room *room, float p)
     keep_first(t, room, room->key, c->w, p * mass, mass);
 }
 
-static void keep_eta(const struct sk_ktab *t, struct room *room, float eta)
+static void keep_eta(const struct sk_ktab *t, struct sk_cpu_room *room, float eta)
 {
-    const double mass = mass_of(t, room);
+    const double mass = sk_cpu_mass(t, room);
     keep_above(t, room, sk_sample_eta_floor(eta, mass, t->spread(&room->c)));
 }
 
@@ -205,19 +199,19 @@ static float reached_by(const struct sk_ktab *t, const float *row, uint32_t n, u
 }
 
 /* A logit below which no token of a large vocabulary is likely to be in top_p: by a sample, those below it weigh half
- * as much as all that may be left out. A single heavy token in the sample must not make the others look light. */
-static float likely_limit(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n,
-                          struct room *room)
+ * as much as all that may be left out here. A single heavy token in the sample must not make the others look light. */
+static float likely_limit(const struct sk_ktab *t, const struct sk_samp *s, const struct sk_logits_span *row,
+                          uint32_t n_rank, struct sk_cpu_room *room)
 {
     const struct sk_cands *c = &room->c;
-    const double scale = (double)SAMPLE / n;
+    const double scale = (double)SAMPLE / row->n;
     double mass = 0, trimmed = 0;
     struct threshold at;
 
-    t->take(row + (n - SAMPLE) / 2, SAMPLE, s->temperature, -INFINITY, &room->c, &mass);
+    t->take(row->x + (row->n - SAMPLE) / 2, SAMPLE, s->temperature, -INFINITY, &room->c, &mass);
     for (uint32_t i = 0; i < c->n; i++)
         trimmed += fminf(c->w[i], SK_CAND_UNIT / 16);
-    const double spare = (1 - s->top_p) / 2 * fmax(trimmed, scale * SK_CAND_UNIT);
+    const double spare = (1 - s->top_p) / 2 * fmax(trimmed, scale * SK_CAND_UNIT / n_rank);
     if (c->n == 0)
         return -INFINITY;
     if (mass <= spare)
@@ -226,28 +220,27 @@ static float likely_limit(const struct sk_ktab *t, const struct sk_samp *s, cons
                                                                                           : -INFINITY;
 }
 
-/* The candidates of the row that can matter: room->c, and the weight of all that the first filter wants to know.
- * max: the largest logit. */
-static void shortlist(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n, float max,
-                      struct room *room)
+float sk_cpu_shortlist(const struct sk_ktab *t, const struct sk_samp *s, const struct sk_logits_span *row,
+                       uint32_t n_rank, bool guess, struct sk_cpu_room *room)
 {
-    const float least = s->temperature * least_log_weight(s, n) - fabsf(max) * 0x1p-20f, limit = max + least;
+    const float max = room->c.max * s->temperature; /* a rounding away from the largest logit */
+    const float least = s->temperature * least_log_weight(s, n_rank * row->n) - fabsf(max) * 0x1p-20f;
+    const float limit = max + least;
     const bool top_p = s->top_k == 0 && s->top_p < 1;
-    const bool large = n > 8 * SAMPLE;
     const bool weigh = top_p || (s->top_k == 0 && s->min_p == 0 && weighs_the_rest(s));
     float likely = -INFINITY;
 
+    room->c.first = (int32_t)row->first;
     if (s->top_k > 0 && s->top_k <= SK_PART_MAX)
-        likely = reached_by(t, row, n, (uint32_t)s->top_k);
-    else if (top_p && large)
-        likely = likely_limit(t, s, row, n, room);
+        likely = reached_by(t, row->x, row->n, (uint32_t)s->top_k);
+    else if (top_p && guess && row->n > 8 * SAMPLE)
+        likely = likely_limit(t, s, row, n_rank, room);
     room->mass = -1;
-    t->take(row, n, s->temperature, fmaxf(limit, likely), &room->c, weigh ? &room->mass : NULL);
-    if (top_p && likely > limit && t->weigh(&room->c) < s->top_p * room->mass)
-        t->take(row, n, s->temperature, limit, &room->c, &room->mass);
+    t->take(row->x, row->n, s->temperature, fmaxf(limit, likely), &room->c, weigh ? &room->mass : NULL);
+    return top_p && likely > limit ? likely : -INFINITY;
 }
 
-static void filter(const struct sk_ktab *t, const struct sk_samp *s, struct room *room)
+static void filter(const struct sk_ktab *t, const struct sk_samp *s, struct sk_cpu_room *room)
 {
     if (s->top_k > 0)
         keep_top_k(t, room, (uint32_t)s->top_k);
@@ -258,23 +251,23 @@ static void filter(const struct sk_ktab *t, const struct sk_samp *s, struct room
     if (s->typical_p < 1)
         keep_typical(t, room, s->typical_p);
     if (s->epsilon_cutoff > 0)
-        keep_above(t, room, (float)(s->epsilon_cutoff * mass_of(t, room)));
+        keep_above(t, room, (float)(s->epsilon_cutoff * sk_cpu_mass(t, room)));
     if (s->eta_cutoff > 0)
         keep_eta(t, room, s->eta_cutoff);
 }
 
-int32_t sk_cpu_sample_row(const struct sk_ktab *t, const struct sk_samp *s, const float *row, uint32_t n_vocab,
-                          void *mem)
+int32_t sk_cpu_sample_row(const struct sk_ktab *t, const struct sk_samp *s, const struct sk_logits_span *row, void *mem)
 {
-    struct room room = room_in(mem, n_vocab);
+    struct sk_cpu_room room = sk_cpu_room(mem, row->n);
 
     if (s->flags & SK_SAMP_GREEDY)
-        return (int32_t)t->argmax(row, n_vocab);
-    const float max = t->max(row, n_vocab);
-    room.c.max = max / s->temperature;
-    if (!(fabsf(room.c.max) < 0x1p60f)) /* nothing to draw from, or no logits at all: as slow as rare */
-        return sk_sample_row(s, row, n_vocab, mem);
-    shortlist(t, s, row, n_vocab, max, &room);
+        return (int32_t)t->argmax(row->x, row->n);
+    room.c.max = t->max(row->x, row->n) / s->temperature;
+    if (!(fabsf(room.c.max) < SK_CPU_MAX_Z)) /* nothing to draw from, or no logits at all: as slow as rare */
+        return sk_sample_row(s, row->x, row->n, mem);
+    const bool guessed = sk_cpu_shortlist(t, s, row, 1, true, &room) > -INFINITY;
+    if (guessed && t->weigh(&room.c) < s->top_p * room.mass)
+        sk_cpu_shortlist(t, s, row, 1, false, &room);
     filter(t, s, &room);
     return t->draw(&room.c, t->max(room.c.z, room.c.n), s);
 }

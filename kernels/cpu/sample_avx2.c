@@ -79,7 +79,7 @@ static void take(const float *x, uint32_t n, float temperature, float limit, str
                 continue;
             put(ret->w + count, w, k);
         }
-        put_id(ret->id + count, indices(i), k);
+        put_id(ret->id + count, indices((uint32_t)ret->first + i), k);
         count += put(ret->z + count, z, k);
     }
     ret->n = count;

@@ -70,7 +70,7 @@ static void take(const float *x, uint32_t n, float temperature, float limit, str
             _mm512_storeu_ps(ret->w + count, _mm512_maskz_compress_ps(k, w));
         }
         _mm512_storeu_ps(ret->z + count, _mm512_maskz_compress_ps(k, z));
-        _mm512_storeu_si512(ret->id + count, _mm512_maskz_compress_epi32(k, indices(i)));
+        _mm512_storeu_si512(ret->id + count, _mm512_maskz_compress_epi32(k, indices((uint32_t)ret->first + i)));
         count += (uint32_t)__builtin_popcount(k);
     }
     ret->n = count;

@@ -1,6 +1,7 @@
 /* Norms, rope, activations, residual: one row at a time. All is f32; how near e^x is: kernels/cpu/simd_avx2.h. */
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx2.h"
+#include "kernels/ref/checksum.h"
 
 /* Lanes of x[at..at + 8) that are below n, zeros for the others; any `at`. */
 INLINE __m256 load_below(const float *x, uint32_t at, uint32_t n)
@@ -162,6 +163,76 @@ static void add(float *out, const float *x, uint64_t n)
         out[i] += x[i];
 }
 
+static void add_sum(float *out, const float *const *part, uint32_t n_part, size_t at, uint64_t n)
+{
+    uint64_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        __m256 v = _mm256_loadu_ps(part[0] + at + i);
+        for (uint32_t p = 1; p < n_part; p++)
+            v = _mm256_add_ps(v, _mm256_loadu_ps(part[p] + at + i));
+        _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_loadu_ps(out + i), v));
+    }
+    for (; i < n; i++) {
+        float v = part[0][at + i];
+        for (uint32_t p = 1; p < n_part; p++)
+            v += part[p][at + i];
+        out[i] += v;
+    }
+}
+
+/* 8 words, bf16 in the low halves of what comes back. A NaN is a quiet one, whatever low bits it had. */
+INLINE __m256i round_bf16(__m256i bits)
+{
+    const __m256i high = _mm256_srli_epi32(bits, 16), odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256 v = _mm256_castsi256_ps(bits);
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    return _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+}
+
+static void to_bf16(uint16_t *out, const float *x, uint64_t n)
+{
+    uint64_t i = 0;
+
+    for (; i + 16 <= n; i += 16) {
+        const __m256i a = round_bf16(_mm256_loadu_si256((const __m256i *)(x + i))),
+                      b = round_bf16(_mm256_loadu_si256((const __m256i *)(x + i + 8)));
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xd8));
+    }
+    for (; i < n; i++)
+        out[i] = sk_f32_to_bf16(x[i]);
+}
+
+static void from_bf16(float *out, const uint16_t *x, uint64_t n)
+{
+    uint64_t i = 0;
+
+    for (; i + 8 <= n; i += 8) {
+        const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(x + i)));
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_slli_epi32(bits, 16));
+    }
+    for (; i < n; i++)
+        out[i] = sk_bf16_to_f32(x[i]);
+}
+
+static uint64_t checksum(const float *x, uint64_t at, uint64_t n)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), step = _mm256_set1_epi32((int)SK_CHECKSUM_STEP);
+    const __m256i next = _mm256_slli_epi32(step, 3);
+    __m256i factor = _mm256_add_epi32(_mm256_mullo_epi32(lane, step), _mm256_set1_epi32((int)sk_checksum_factor(at)));
+    __m256i even = _mm256_setzero_si256(), odd = even;
+    uint64_t sum[4];
+
+    for (uint64_t i = 0; i < n; i += 8, factor = _mm256_add_epi32(factor, next)) {
+        const __m256i v = _mm256_maskload_epi32((const int *)x + i, lanes_below(n - i));
+        even = _mm256_add_epi64(even, _mm256_mul_epu32(v, factor));
+        odd = _mm256_add_epi64(odd, _mm256_mul_epu32(_mm256_srli_epi64(v, 32), _mm256_srli_epi64(factor, 32)));
+    }
+    _mm256_storeu_si256((__m256i *)sum, _mm256_add_epi64(even, odd));
+    return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
 void sk_vec_avx2(struct sk_ktab *t)
 {
     t->norm_stat = norm_stat;
@@ -169,4 +240,8 @@ void sk_vec_avx2(struct sk_ktab *t)
     t->rope = rope;
     t->act = act;
     t->add = add;
+    t->add_sum = add_sum;
+    t->to_bf16 = to_bf16;
+    t->from_bf16 = from_bf16;
+    t->checksum = checksum;
 }

@@ -1,6 +1,7 @@
 /* Norms, rope, activations, residual: one row at a time. All is f32; how near e^x is: kernels/cpu/simd_avx512.h. */
 #include "kernels/cpu/ktab.h"
 #include "kernels/cpu/simd_avx512.h"
+#include "kernels/ref/checksum.h"
 
 /* Four sums side by side, so that the order of additions is fixed by dim alone. */
 INLINE float sum_of(const float *x, uint32_t dim, float mean, const bool squares)
@@ -155,6 +156,61 @@ static void add(float *out, const float *x, uint64_t n)
     }
 }
 
+static void add_sum(float *out, const float *const *part, uint32_t n_part, size_t at, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i += 16) {
+        const __mmask16 k = lanes_below(n - i);
+        __m512 v = _mm512_maskz_loadu_ps(k, part[0] + at + i);
+        for (uint32_t p = 1; p < n_part; p++)
+            v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(k, part[p] + at + i));
+        _mm512_mask_storeu_ps(out + i, k, _mm512_add_ps(_mm512_maskz_loadu_ps(k, out + i), v));
+    }
+}
+
+/* Not VCVTNEPS2BF16: that makes denormals 0. */
+static void to_bf16(uint16_t *out, const float *x, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i += 16) {
+        const __mmask16 k = lanes_below(n - i);
+        const __m512i bits = _mm512_maskz_loadu_epi32(k, x + i), high = _mm512_srli_epi32(bits, 16);
+        const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+        const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        const __m512 v = _mm512_castsi512_ps(bits);
+        const __m512i half =
+            _mm512_mask_or_epi32(_mm512_srli_epi32(up, 16), _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), high,
+                                 _mm512_set1_epi32(0x40)); /* a quiet NaN, whatever low bits it had */
+        _mm512_mask_cvtepi32_storeu_epi16(out + i, k, half);
+    }
+}
+
+static void from_bf16(float *out, const uint16_t *x, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i += 16) {
+        const __mmask16 k = lanes_below(n - i);
+        const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(k, x + i));
+        _mm512_mask_storeu_epi32(out + i, k, _mm512_slli_epi32(bits, 16));
+    }
+}
+
+static uint64_t checksum(const float *x, uint64_t at, uint64_t n)
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i step = _mm512_set1_epi32((int)SK_CHECKSUM_STEP), next = _mm512_slli_epi32(step, 4);
+    __m512i factor = _mm512_add_epi32(_mm512_mullo_epi32(lane, step), _mm512_set1_epi32((int)sk_checksum_factor(at)));
+    __m512i even = _mm512_setzero_si512(), odd = even;
+    uint64_t sum[8];
+
+    for (uint64_t i = 0; i < n; i += 16, factor = _mm512_add_epi32(factor, next)) {
+        const __m512i v = _mm512_maskz_loadu_epi32(lanes_below(n - i), x + i);
+        even = _mm512_add_epi64(even, _mm512_mul_epu32(v, factor));
+        odd = _mm512_add_epi64(odd, _mm512_mul_epu32(_mm512_srli_epi64(v, 32), _mm512_srli_epi64(factor, 32)));
+    }
+    _mm512_storeu_si512(sum, _mm512_add_epi64(even, odd));
+    for (int i = 1; i < 8; i++) /* unsigned, so that it may wrap: _mm512_reduce_add_epi64 is not */
+        sum[0] += sum[i];
+    return sum[0];
+}
+
 void sk_vec_avx512(struct sk_ktab *t)
 {
     t->norm_stat = norm_stat;
@@ -162,4 +218,8 @@ void sk_vec_avx512(struct sk_ktab *t)
     t->rope = rope;
     t->act = act;
     t->add = add;
+    t->add_sum = add_sum;
+    t->to_bf16 = to_bf16;
+    t->from_bf16 = from_bf16;
+    t->checksum = checksum;
 }

@@ -154,12 +154,10 @@ static void merge(struct partial *a, const struct partial *b, uint32_t dim)
         a->out[i] = a->out[i] * wa + b->out[i] * wb;
 }
 
-/* Query heads share KV heads evenly: head h reads KV head h / (n_head / n_kv_head). */
 void sk_ref_attention(struct sk_backend *be, const struct sk_op_attention *op)
 {
     const struct sk_kv_layer *kv = op->kv;
     const int32_t *slot = sk_ref_ptr(op->rows->slot), *pos = sk_ref_ptr(op->rows->pos);
-    const uint32_t n_share = op->n_head / kv->n_kv_head;
     struct partial all, part;
     float q[MAX_HEAD_DIM];
 
@@ -175,7 +173,7 @@ void sk_ref_attention(struct sk_backend *be, const struct sk_op_attention *op)
             for (uint32_t lo = first, hi; lo < end; lo = hi) {
                 hi = (lo / SK_SPLIT_TOK + 1) * SK_SPLIT_TOK;
                 hi = hi < end ? hi : end;
-                split(op, q, table, h / n_share, lo, hi, lo == first ? &all : &part);
+                split(op, q, table, (op->head_at + h) / op->head_ratio, lo, hi, lo == first ? &all : &part);
                 if (lo != first)
                     merge(&all, &part, kv->head_dim);
             }

@@ -12,39 +12,67 @@ static float float_of(int32_t bits)
     return f;
 }
 
-/* All but the allowed ids become -Inf. */
-static void allow_only(float *row, uint32_t n_vocab, const int32_t *allowed, uint32_t n, uint32_t *count)
+/* The place of an id in the row; row->n or more if it has none. */
+static uint32_t place(const struct sk_logits_span *row, int32_t id)
 {
-    for (uint32_t i = 0; i < n; i++)
-        count[allowed[i]] = 1;
-    for (uint32_t id = 0; id < n_vocab; id++)
-        row[id] = count[id] != 0 ? row[id] : -INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        count[allowed[i]] = 0;
+    return (uint32_t)id - row->first;
+}
+
+static void bar(const struct sk_logits_span *row, int32_t id)
+{
+    const uint32_t at = place(row, id);
+    if (at < row->n)
+        row->x[at] = -INFINITY;
+}
+
+static void add_bias(const struct sk_logits_span *row, int32_t id, float value)
+{
+    const uint32_t at = place(row, id);
+    if (at < row->n)
+        row->x[at] += value;
+}
+
+/* All but the allowed ids become -Inf. */
+static void allow_only(const struct sk_logits_span *row, const int32_t *allowed, uint32_t n, uint32_t *count)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t at = place(row, allowed[i]);
+        if (at < row->n)
+            count[at] = 1;
+    }
+    for (uint32_t i = 0; i < row->n; i++) {
+        row->x[i] = count[i] != 0 ? row->x[i] : -INFINITY;
+        count[i] = 0;
+    }
 }
 
 /* Bars the last id of each word whose other ids end the history. */
-static void bar_words(float *row, const int32_t *word, uint32_t n_word, const int32_t *token, uint32_t n_token)
+static void bar_words(const struct sk_logits_span *row, const int32_t *word, uint32_t n_word, const int32_t *token,
+                      uint32_t n_token)
 {
     for (; n_word > 0; n_word--) {
         uint32_t n = (uint32_t)*word++, n_before = n - 1;
         if (n_before <= n_token && memcmp(word, token + n_token - n_before, n_before * sizeof *word) == 0)
-            row[word[n_before]] = -INFINITY;
+            bar(row, word[n_before]);
         word += n;
     }
 }
 
-/* count[id] is 0 for a token that is not in the history (or done with), else 1 + how often it was generated. */
-static void penalise(const struct sk_samp *s, const int32_t *token, float *row, uint32_t *count)
+/* count[place] is 0 for a token that is not in the history (or done with), else 1 + how often it was generated. */
+static void penalise(const struct sk_samp *s, const int32_t *token, const struct sk_logits_span *row, uint32_t *count)
 {
     for (uint32_t i = 0; i < s->pos; i++) {
-        uint32_t *c = &count[token[i]];
-        *c = (*c != 0 ? *c : 1) + (i >= s->n_prompt);
+        const uint32_t at = place(row, token[i]);
+        if (at < row->n)
+            count[at] = (count[at] != 0 ? count[at] : 1) + (i >= s->n_prompt);
     }
     for (uint32_t i = 0; i < s->pos; i++) {
-        uint32_t c = count[token[i]];
-        float *l = &row[token[i]];
-        count[token[i]] = 0;
+        const uint32_t at = place(row, token[i]);
+        if (at >= row->n)
+            continue;
+        uint32_t c = count[at];
+        float *l = &row->x[at];
+        count[at] = 0;
         if (c > 0)
             *l = *l < 0 ? *l * s->repetition_penalty : *l / s->repetition_penalty;
         if (c > 1)
@@ -53,30 +81,30 @@ static void penalise(const struct sk_samp *s, const int32_t *token, float *row, 
 }
 
 /* Bars what would repeat an n-gram of the history (Paulus et al., 2017). */
-static void bar_ngrams(float *row, const int32_t *token, uint32_t n_token, uint32_t n)
+static void bar_ngrams(const struct sk_logits_span *row, const int32_t *token, uint32_t n_token, uint32_t n)
 {
     if (n_token + 1 < n)
         return;
     const uint32_t n_before = n - 1;
     for (uint32_t i = 0; i + n <= n_token; i++) {
         if (memcmp(token + i, token + n_token - n_before, n_before * sizeof *token) == 0)
-            row[token[i + n_before]] = -INFINITY;
+            bar(row, token[i + n_before]);
     }
 }
 
-void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, uint32_t n_vocab, float *row,
+void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, const struct sk_logits_span *row,
                    uint32_t *count)
 {
     const int32_t *suppress = list + s->list, *bias = suppress + s->n_suppress, *bias_value = bias + s->n_bias;
     const int32_t *allowed = bias_value + s->n_bias, *word = allowed + s->n_allowed;
 
     for (uint32_t i = 0; i < s->n_suppress; i++)
-        row[suppress[i]] = -INFINITY;
+        bar(row, suppress[i]);
     if (s->n_allowed > 0)
-        allow_only(row, n_vocab, allowed, s->n_allowed, count);
+        allow_only(row, allowed, s->n_allowed, count);
     bar_words(row, word, s->n_bad_word, token, s->pos);
     for (uint32_t i = 0; i < s->n_bias; i++)
-        row[bias[i]] += float_of(bias_value[i]);
+        add_bias(row, bias[i], float_of(bias_value[i]));
     if (s->repetition_penalty != 1 || s->presence_penalty != 0 || s->frequency_penalty != 0)
         penalise(s, token, row, count);
     if (s->no_repeat_ngram > 0)
@@ -96,7 +124,7 @@ void sk_ref_logits_process(struct sk_backend *be, const struct sk_op_logits *op)
         float *row = (float *)sk_ref_ptr(op->work) + (size_t)r * op->ld;
         memcpy(row, (const float *)sk_ref_ptr(op->logits) + (size_t)r * op->ld, op->ld * sizeof *row);
         sk_logits_row(&samp[r], sk_ref_ptr(op->list),
-                      (const int32_t *)sk_ref_ptr(op->token) + (size_t)samp[r].slot * op->max_len, op->n_vocab, row,
-                      count);
+                      (const int32_t *)sk_ref_ptr(op->token) + (size_t)samp[r].slot * op->max_len,
+                      &(struct sk_logits_span){row, op->first, op->n_vocab}, count);
     }
 }

@@ -47,9 +47,9 @@ static void ref_copy(struct sk_backend *be, struct sk_dev dst, struct sk_dev src
     memmove(sk_ref_ptr(dst), sk_ref_ptr(src), bytes);
 }
 
-static void ref_fetch(struct sk_backend *be, struct sk_result_row *dst, struct sk_dev src, uint32_t n_row)
+static void ref_fetch(struct sk_backend *be, void *dst, struct sk_dev src, uint64_t bytes)
 {
-    memcpy(dst, sk_ref_ptr(src), n_row * sizeof *dst);
+    memcpy(dst, sk_ref_ptr(src), bytes);
 }
 
 static int ref_wait(struct sk_backend *be)
@@ -97,9 +97,14 @@ static const struct sk_backend ref_table = {
     .attention = sk_ref_attention,
     .add = sk_ref_add,
     .gather = sk_ref_gather,
+    .narrow = sk_ref_narrow,
+    .widen = sk_ref_widen,
+    .checksum = sk_ref_checksum,
     .logits_process = sk_ref_logits_process,
     .sample = sk_ref_sample,
     .top_n = sk_ref_top_n,
+    .vote = sk_ref_vote,
+    .vote_bytes = sk_ref_vote_bytes,
     .fetch = ref_fetch,
     .wait = ref_wait,
     .close = ref_close,

@@ -38,8 +38,13 @@ void sk_ref_linear(struct sk_backend *be, const struct sk_op_linear *op);
 void sk_ref_attention(struct sk_backend *be, const struct sk_op_attention *op);
 void sk_ref_add(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 void sk_ref_gather(struct sk_backend *be, const struct sk_op_gather *op);
+void sk_ref_narrow(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
+void sk_ref_widen(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
+void sk_ref_checksum(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n);
 void sk_ref_logits_process(struct sk_backend *be, const struct sk_op_logits *op);
 void sk_ref_sample(struct sk_backend *be, const struct sk_op_logits *op);
 void sk_ref_top_n(struct sk_backend *be, const struct sk_op_logits *op);
+void sk_ref_vote(struct sk_backend *be, const struct sk_op_vote *op);
+uint64_t sk_ref_vote_bytes(const struct sk_backend *be, uint32_t n_row, uint32_t n_vocab);
 
 #endif

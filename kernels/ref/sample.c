@@ -21,9 +21,9 @@ static float whole(float x)
     return x < 0x1p23f ? x + 0x1p23f - 0x1p23f : x;
 }
 
-/* e^-d * SK_CAND_UNIT, to the nearest whole number; within 5e-7 + 1e-7 * d relative. 2^x, x = k + f, |f| <= 1/2, by the
+/* e^-d * SK_CAND_UNIT, to the nearest whole number. 2^x, x = k + f, |f| <= 1/2, by the
  * polynomial of fifth degree that is best for 2^f. */
-static float weight(float d)
+float sk_sample_weight(float d)
 {
     const float x = d * -0x1.715476p+0f, y = x > -40 ? x : -40;
     const float k = y - 0x1.8p23f + 0x1.8p23f, f = y - k;
@@ -46,11 +46,16 @@ static double mass(const struct sk_cand *c, uint32_t n)
     return sum;
 }
 
+float sk_sample_spread(float w, float d)
+{
+    return w > 0 ? whole(w * d) : 0;
+}
+
 static double spread(const struct sk_cand *c, uint32_t n, float max)
 {
     double sum = 0;
     for (uint32_t i = 0; i < n; i++)
-        sum += c[i].w > 0 ? whole(c[i].w * (max - c[i].z)) : 0;
+        sum += sk_sample_spread(c[i].w, max - c[i].z);
     return sum;
 }
 
@@ -151,7 +156,7 @@ uint32_t sk_sample_filter(const struct sk_samp *s, const float *row, uint32_t n_
 
     const float max = max_z(cand, n);
     for (uint32_t i = 0; i < n; i++)
-        cand[i].w = weight(max - cand[i].z);
+        cand[i].w = sk_sample_weight(max - cand[i].z);
     if (s->top_p < 1)
         n = keep_first(cand, n, n, s->top_p * mass(cand, n));
     if (s->min_p > 0)

@@ -5,12 +5,18 @@
 #define SK_REF_SAMPLE_H
 #include "kernels/kernels.h"
 
+/* A row's logits of the ids first .. first + n - 1. */
+struct sk_logits_span {
+    float *x;
+    uint32_t first, n;
+};
+
 /* Suppression, bias and penalties of `s` on a row that holds a copy of the raw logits, in the order of kernels.h.
- * `list` is the base of sk_samp.list, `token` the slot's history, of which positions below s->pos are read; `count` is
- * n_vocab zeros and is handed back so. O(history + lists), and n_vocab where allowed ids are given. Repetition penalty
- * (Keskar et al., CTRL, 2019): a seen token's logit is divided by it, or multiplied where negative. Presence and
- * frequency as OpenAI defines them, over generated tokens. */
-void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, uint32_t n_vocab, float *row,
+ * `list` is the base of sk_samp.list, `token` the slot's history, of which positions below s->pos are read; ids that
+ * are not in the span are passed over. `count` is row->n zeros and is handed back so. O(history + lists), and row->n
+ * where allowed ids are given. Repetition penalty (Keskar et al., CTRL, 2019): a seen token's logit is divided by it,
+ * or multiplied where negative. Presence and frequency as OpenAI defines them, over generated tokens. */
+void sk_logits_row(const struct sk_samp *s, const int32_t *list, const int32_t *token, const struct sk_logits_span *row,
                    uint32_t *count);
 
 /* A token that may be drawn. Weights are whole numbers of at most 2^32, so that up to 2^21 of them have an exact sum in
@@ -22,6 +28,9 @@ struct sk_cand {
     float w;   /* e^(z - the largest z) * SK_CAND_UNIT, a whole number: its probability up to a common factor */
     float key; /* the filters' own */
 };
+
+float sk_sample_weight(float d);          /* w of z = the largest z - d, d >= 0; within 5e-7 + 1e-7 * d relative */
+float sk_sample_spread(float w, float d); /* w * d as a whole number, 0 if w is */
 
 /* What temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff and eta_cutoff, in this order, keep of a processed
  * row, each filter seeing only what the one before it kept, renormalised; the meaning is that of the logits processors
@@ -49,5 +58,8 @@ void sk_sample_gumbel(const struct sk_samp *s, uint32_t quad, float ret_g[4]);
 /* Fills logprob, rank, n_top and top of `ret`, whose id is set, from raw logits. O(n_vocab) for n_top of 20 as well:
  * most logits fall to the first comparison. The log-sum-exp is summed in rising id order in double. */
 void sk_topn_row(const float *row, uint32_t n_vocab, uint32_t n_top, struct sk_result_row *ret);
+double sk_topn_sum_exp(const float *row, uint32_t n, float max); /* of row - max, in rising order */
+/* The n_top <= SK_MAX_TOP largest by falling value, ties to the lowest index; returns how many. */
+uint32_t sk_topn_largest(const float *row, uint32_t n, uint32_t n_top, uint32_t *ret_at);
 
 #endif

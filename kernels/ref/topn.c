@@ -5,7 +5,7 @@
 #include "kernels/ref/fmath.h"
 #include "kernels/ref/ref.h"
 
-static double log_sum_exp(const float *row, uint32_t n, float max)
+double sk_topn_sum_exp(const float *row, uint32_t n, float max)
 {
     enum { CHUNK = 64 };
     double sum = 0;
@@ -17,12 +17,11 @@ static double log_sum_exp(const float *row, uint32_t n, float max)
         for (uint32_t j = 0; j < m; j++)
             sum += e[j];
     }
-    return (double)max + sk_fm_log((float)sum);
+    return sum;
 }
 
-/* ids[0..return) by falling logit. Ids come in rising order, so only a strictly greater logit passes one that is there.
- */
-static uint32_t largest(const float *row, uint32_t n_vocab, uint32_t n_top, uint32_t *ids)
+/* Ids come in rising order, so only a strictly greater logit passes one that is there. */
+uint32_t sk_topn_largest(const float *row, uint32_t n_vocab, uint32_t n_top, uint32_t *ids)
 {
     uint32_t n = 0;
     for (uint32_t id = 0; id < n_vocab; id++) {
@@ -45,10 +44,10 @@ void sk_topn_row(const float *row, uint32_t n_vocab, uint32_t n_top, struct sk_r
         max = row[i] > max ? row[i] : max;
         n_greater += row[i] > logit;
     }
-    const double lse = log_sum_exp(row, n_vocab, max);
+    const double lse = (double)max + sk_fm_log((float)sk_topn_sum_exp(row, n_vocab, max));
     ret->logprob = (float)(logit - lse);
     ret->rank = (int32_t)n_greater + 1;
-    ret->n_top = largest(row, n_vocab, n_top < SK_MAX_TOP ? n_top : SK_MAX_TOP, ids);
+    ret->n_top = sk_topn_largest(row, n_vocab, n_top < SK_MAX_TOP ? n_top : SK_MAX_TOP, ids);
     for (uint32_t i = 0; i < ret->n_top; i++) {
         ret->top[i].id = (int32_t)ids[i];
         ret->top[i].logprob = (float)(row[ids[i]] - lse);

@@ -3,9 +3,12 @@
 #include <math.h>
 #include <string.h>
 
-static void pad(float *row, uint32_t width)
+#include "kernels/ref/checksum.h"
+
+/* Zeros from `from` to the end of a row. */
+static void pad(float *row, uint32_t from, uint32_t width)
 {
-    for (uint32_t i = width; i < SK_ALIGN16(width); i++)
+    for (uint32_t i = from; i < SK_ALIGN16(width); i++)
         row[i] = 0;
 }
 
@@ -19,9 +22,10 @@ void sk_ref_embed(struct sk_backend *be, const struct sk_op_embed *op)
         return;
     for (uint32_t r = 0; r < rows->n_row; r++) {
         float *out = (float *)sk_ref_ptr(op->out) + (size_t)r * op->ld;
-        int32_t id = token[(size_t)slot[r] * rows->max_len + (uint32_t)pos[r]];
-        sk_pack_get_row(&op->table->pack, sk_ref_ptr(op->table->data), (uint32_t)id, out);
-        pad(out, dim);
+        const uint32_t at = (uint32_t)token[(size_t)slot[r] * rows->max_len + (uint32_t)pos[r]] - op->first;
+        if (at < op->table->pack.n_out)
+            sk_pack_get_row(&op->table->pack, sk_ref_ptr(op->table->data), at, out);
+        pad(out, at < op->table->pack.n_out ? dim : 0, dim);
         if (op->pos_table == NULL)
             continue;
         sk_pack_get_row(&op->pos_table->pack, sk_ref_ptr(op->pos_table->data), (uint32_t)pos[r], add);
@@ -101,6 +105,31 @@ void sk_ref_add(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint6
     const float *from = sk_ref_ptr(x);
     for (uint64_t i = 0; i < n; i++)
         to[i] += from[i];
+}
+
+void sk_ref_narrow(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n)
+{
+    uint16_t *to = sk_ref_ptr(out);
+    const float *from = sk_ref_ptr(x);
+    for (uint64_t i = 0; i < n; i++)
+        to[i] = sk_f32_to_bf16(from[i]);
+}
+
+void sk_ref_widen(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n)
+{
+    float *to = sk_ref_ptr(out);
+    const uint16_t *from = sk_ref_ptr(x);
+    for (uint64_t i = 0; i < n; i++)
+        to[i] = sk_bf16_to_f32(from[i]);
+}
+
+void sk_ref_checksum(struct sk_backend *be, struct sk_dev out, struct sk_dev x, uint64_t n)
+{
+    const uint32_t *word = sk_ref_ptr(x);
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < n; i++)
+        sum += (uint64_t)word[i] * sk_checksum_factor(i);
+    memcpy(sk_ref_ptr(out), &sum, sizeof sum);
 }
 
 void sk_ref_gather(struct sk_backend *be, const struct sk_op_gather *op)

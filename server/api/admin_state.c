@@ -61,7 +61,7 @@ static void put_models(struct sk_buf *b, const struct sk_server *s)
 {
     sk_buf_str(b, ",\"models\":[");
     for (uint32_t i = 0; i < s->n_model; i++) {
-        const struct sk_model *m = &s->models[i];
+        const struct sk_model *m = s->models[i];
         sk_buf_str(b, i ? ",{\"name\":" : "{\"name\":");
         put_str(b, m->name);
         sk_buf_fmt(b, ",\"loaded\":%s,\"max_model_len\":%u}", bool_of(m->loaded), m->max_len);

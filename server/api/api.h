@@ -37,8 +37,11 @@ void sk_api_version(const struct sk_call *c);
 void sk_api_metrics(const struct sk_call *c);
 void sk_api_stats(const struct sk_call *c);
 void sk_api_admin_state(const struct sk_call *c);
+void sk_api_admin_ranks(const struct sk_call *c);
 void sk_api_admin_flight(const struct sk_call *c);
 void sk_api_admin_log(const struct sk_call *c);
+void sk_api_admin_replicas(const struct sk_call *c);
+void sk_api_admin_replica(const struct sk_call *c); /* /admin/replicas/... */
 
 /* The body as a JSON object (sk_json_free) and the model that it names. -SK_EJSON, -SK_EUTF8, -SK_ETYPE; -SK_EINVAL for
  * a U+FDD0 in a string (it marks the spellings of control tokens in prompts); -SK_EMODEL; -SK_EUNAVAIL while the model

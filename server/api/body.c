@@ -31,7 +31,7 @@ static int find_model(struct sk_server *s, const char *name, struct sk_model **r
 {
     struct sk_model *m = sk_server_model(s, name);
     for (uint32_t i = 0; !m && i < s->n_model; i++)
-        m = s->models[i].name[0] ? NULL : &s->models[i];
+        m = s->models[i]->name[0] ? NULL : s->models[i];
     if (!m)
         return sk_err_set(err, SK_EMODEL, "model", "The model `%.200s` does not exist.", name ? name : "");
     if (!m->loaded) {

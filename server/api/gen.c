@@ -119,6 +119,8 @@ static void on_free(void *user)
     for (uint32_t i = 0; i < g->n_prompt; i++)
         sk_free(g->prompts[i].ids);
     sk_free(g->answers);
+    if (g->model)
+        g->model->n_user--;
     sk_arena_done(&g->arena);
     sk_free(g);
 }
@@ -147,6 +149,19 @@ static char *arena_join(struct sk_arena *a, const char *s, const char *t)
     return p;
 }
 
+/* What the bits of an answer depend on, but for the seed: on another grid of ranks sums are added up in another order.
+ */
+static const char *make_fingerprint(struct sk_gen *g)
+{
+    struct sk_engine_status st;
+    char s[32];
+    sk_engine_status(g->model->engine, &st);
+    bool is_one = st.hello.n_tp * st.hello.n_pp <= 1;
+    snprintf(s, sizeof s, "-tp%u-pp%u", st.hello.n_tp, st.hello.n_pp);
+    const char *digest = arena_join(&g->arena, g->model->dir.digest, is_one ? "" : s);
+    return digest ? arena_join(&g->arena, "skein-" SK_VERSION "-", digest) : NULL;
+}
+
 static int fill_reply(struct sk_gen *g, struct sk_err *err)
 {
     const struct sk_api_params *p = &g->params;
@@ -156,7 +171,7 @@ static int fill_reply(struct sk_gen *g, struct sk_err *err)
         .stream = p->stream,
         .id = arena_join(&g->arena, g->kind == SK_API_CHAT ? "chatcmpl-" : "cmpl-", id),
         .model = g->model->name,
-        .fingerprint = arena_join(&g->arena, "skein-" SK_VERSION "-", g->model->dir.digest),
+        .fingerprint = make_fingerprint(g),
         .created = sk_clock_unix(),
         .logprobs = p->n_top >= 0,
         .token_ids = p->token_ids,
@@ -183,6 +198,7 @@ static int read_body(struct sk_gen *g, struct cJSON **ret_body, struct sk_err *e
     int rc = sk_api_body(g->call.server, g->call.req, ret_body, &g->model, err);
     if (rc != 0)
         return rc;
+    g->model->n_user++;
     if (g->call.explain) /* one route for both */
         g->kind = sk_json_get(*ret_body, "messages") ? SK_API_CHAT : SK_API_COMPLETION;
     g->rules = (struct sk_api_rules){

@@ -18,7 +18,7 @@ static double n_helper_restarts(const struct sk_server *s)
 {
     uint64_t n = 0;
     for (uint32_t i = 0; i < s->n_model; i++) {
-        const struct sk_model *m = &s->models[i];
+        const struct sk_model *m = s->models[i];
         n += (m->tmpl ? sk_tmpl_restarts(m->tmpl) : 0) + (m->tools_tmpl ? sk_tmpl_restarts(m->tools_tmpl) : 0);
     }
     return (double)n;

@@ -39,7 +39,7 @@ void sk_api_models(const struct sk_call *c)
     sk_buf_init(&b, MAX_BODY_BYTES);
     sk_buf_str(&b, "{\"object\":\"list\",\"data\":[");
     for (uint32_t i = 0; i < s->n_model; i++) {
-        const struct sk_model *m = &s->models[i];
+        const struct sk_model *m = s->models[i];
         if (!has_name(m))
             continue;
         sk_buf_str(&b, any ? "," : "");
@@ -92,7 +92,7 @@ static void answer_ok(struct sk_http_req *r)
 static void answer_ready(const struct sk_call *c, int rc, struct sk_err *err)
 {
     for (uint32_t i = 0; rc == 0 && i < c->server->n_model; i++)
-        rc = sk_api_engine_ready(&c->server->models[i], err);
+        rc = sk_api_engine_ready(c->server->models[i], err);
     if (rc != 0)
         sk_reply_send_error(c->req, err);
     else

@@ -96,6 +96,13 @@ static void on_gone(void *user)
     a->render = -1;
 }
 
+static void on_free(void *user)
+{
+    struct asked *a = user;
+    a->model->n_user--;
+    sk_free(a);
+}
+
 static void on_rendered(void *arg, int rc, const char *text, size_t n, const struct sk_err *why)
 {
     struct asked *a = arg;
@@ -166,7 +173,8 @@ void sk_api_tokenize(const struct sk_call *c)
     }
     if (rc == 0) {
         *a = (struct asked){.http = c->req, .model = m, .render = -1};
-        sk_http_set(c->req, a, on_gone, sk_free);
+        m->n_user++;
+        sk_http_set(c->req, a, on_gone, on_free);
         rc = take_tokenize(c->server, a, body, &err);
     }
     sk_json_free(body);

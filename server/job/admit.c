@@ -16,17 +16,32 @@ static int refuse(struct sk_err *err, int code, double us)
     return -code;
 }
 
+/* Replicas that serve, at least the one that is waited for. */
+static uint32_t n_living(const struct sk_engine *e)
+{
+    uint32_t n = sk_engine_n_serving(e);
+    return n > 0 ? n : 1;
+}
+
+/* Until n sequences have ended: they end at all replicas at a time. */
+static double drain_us(const struct sk_engine *e, double n)
+{
+    return sk_pace_drain_us(&e->pace, n) / n_living(e);
+}
+
 /* How long until sequences have ended that hold so many of `all` tokens, which n_seq have together. */
 static double drain_tok_us(const struct sk_engine *e, uint64_t tok, uint64_t all, uint32_t n_seq)
 {
-    return all ? sk_pace_drain_us(&e->pace, (double)tok * n_seq / (double)all + 1) : 0;
+    return all ? drain_us(e, (double)tok * n_seq / (double)all + 1) : 0;
 }
 
 static int check_ready(const struct sk_engine *e, struct sk_err *err)
 {
     struct sk_engine_status st;
+    if (e->is_over) /* it holds the model that is replaced */
+        return sk_err_set(err, SK_EREPLACED, NULL, "The model was replaced by another one; ask again.");
     sk_engine_status(e, &st);
-    if (e->is_known && !e->is_hopeless && st.state != SK_ENGINE_FAILED && st.state < SK_ENGINE_STOPPING)
+    if (e->is_started && !e->is_hopeless && st.state != SK_ENGINE_FAILED && st.state < SK_ENGINE_STOPPING)
         return 0;
     return sk_err_set(err, SK_EUNAVAIL, NULL, "The model is not ready: %s.", st.text);
 }
@@ -46,12 +61,12 @@ int sk_job_fits(const struct sk_engine *e, uint64_t n_seq, uint64_t n_tok, struc
 {
     const struct sk_conf *conf = e->conf.conf;
     uint64_t max_seq = e->hello.max_seqs + (uint64_t)conf->max_queue, max_tok = (uint64_t)conf->journal_tokens;
-    if (e->is_known && n_seq > max_seq)
+    if (e->is_started && n_seq > max_seq)
         return sk_err_set(err, SK_ERANGE, NULL,
                           "This request has %llu sequences; not more than %llu can run or wait (--max-seqs, "
                           "--max-queue).",
                           (unsigned long long)n_seq, (unsigned long long)max_seq);
-    if (e->is_known && n_tok > max_tok)
+    if (e->is_started && n_tok > max_tok)
         return sk_err_set(err, SK_ERANGE, NULL,
                           "This request's prompts have %llu tokens; unfinished requests can hold not more than %llu "
                           "(--journal-tokens).",
@@ -77,7 +92,7 @@ static int check_size(const struct sk_engine *e, const struct sk_job_req *req, s
 static uint64_t n_to_wait(const struct sk_engine *e, const struct sk_job_req *req, uint64_t want)
 {
     uint64_t over = want > e->hello.max_seqs ? want - e->hello.max_seqs : 0;
-    return !sk_super_link(e->super) || over > req->n_choice ? req->n_choice : over;
+    return sk_engine_n_serving(e) == 0 || over > req->n_choice ? req->n_choice : over;
 }
 
 static int check_queue(struct sk_engine *e, const struct sk_job_req *req, struct sk_err *err)
@@ -91,7 +106,7 @@ static int check_queue(struct sk_engine *e, const struct sk_job_req *req, struct
                    "The queue is full: %u sequences run or wait, and this request has %u more; the limit is %llu "
                    "(--max-seqs, --max-queue).",
                    open, req->n_choice, (unsigned long long)limit);
-        return refuse(err, SK_EQUEUE, sk_pace_drain_us(&e->pace, (double)(want - limit)));
+        return refuse(err, SK_EQUEUE, drain_us(e, (double)(want - limit)));
     }
     uint64_t more_tok = n_to_wait(e, req, want) * req->n_prompt, max_tok = (uint64_t)conf->max_queue_tokens;
     if (more_tok > 0 && f->waiting_tok + more_tok > max_tok) {
@@ -167,11 +182,12 @@ void sk_engine_estimate(const struct sk_engine *e, const struct sk_tenant *t, ui
     memset(ret, 0, sizeof *ret);
     if (!sk_pace_is_known(p))
         return;
-    double queue_us = sk_pace_drain_us(p, sk_fair_ahead(&e->fair, t, places));
-    double before_tok = queue_us > 0 ? 0 : (double)e->fair.fresh_tok;
+    uint32_t n = n_living(e), n_board = (e->fair.n_board + n - 1) / n, seats = (places + n - 1) / n; /* of a replica */
+    double queue_us = drain_us(e, sk_fair_ahead(&e->fair, t, places));
+    double before_tok = queue_us > 0 ? 0 : (double)e->fair.fresh_tok / n;
     if (t->n_waiting + t->n_sent == 0 && before_tok > step_tok)
         before_tok = step_tok;
-    uint32_t n_row = e->fair.n_board < places ? e->fair.n_board : places - 1;
+    uint32_t n_row = n_board < seats ? n_board : seats - 1;
     double fill_us = sk_pace_fill_us(p, (n_prompt + before_tok) * (1 - p->cached), n_row, step_tok,
                                      1000.0 * (double)e->conf.conf->itl_target_ms);
     double answer_us = n_answer > 1 ? (n_answer - 1) * sk_pace_step_us(p, n_row + 1) : 0;

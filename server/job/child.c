@@ -124,11 +124,12 @@ static int plumbing_open(struct plumbing *p, bool lines)
 }
 
 /* Sockets, watchdog and credentials of a service are for its main process: see sd_notify(3), sd_listen_fds(3),
- * systemd.exec(5). */
+ * systemd.exec(5). The token lets an engine of another launcher in. */
 static bool is_ours_alone(const char *var)
 {
-    static const char *const names[] = {"NOTIFY_SOCKET=", "LISTEN_FDS=",   "LISTEN_PID=",           "LISTEN_FDNAMES=",
-                                        "WATCHDOG_USEC=", "WATCHDOG_PID=", "CREDENTIALS_DIRECTORY="};
+    static const char *const names[] = {"NOTIFY_SOCKET=",         "LISTEN_FDS=",        "LISTEN_PID=",
+                                        "LISTEN_FDNAMES=",        "WATCHDOG_USEC=",     "WATCHDOG_PID=",
+                                        "CREDENTIALS_DIRECTORY=", "SKEIN_ENGINE_TOKEN="};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strncmp(var, names[i], strlen(names[i])) == 0)
             return true;
@@ -136,19 +137,38 @@ static bool is_ours_alone(const char *var)
     return false;
 }
 
-/* Owned is the array only. NULL: no memory. */
-static char **child_environment(void)
+static size_t count(const char *const *list)
 {
-    size_t n = 0, kept = 0;
-    while (environ[n])
+    size_t n = 0;
+    while (list && list[n])
         n++;
-    char **env = sk_malloc((n + 1) * sizeof *env);
+    return n;
+}
+
+/* Does the list have a variable of that name? */
+static bool has_name(const char *const *list, const char *var)
+{
+    size_t len = strcspn(var, "=") + 1;
+    for (; list && *list; list++) {
+        if (strncmp(*list, var, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Owned is the array only. NULL: no memory. */
+static char **child_environment(const char *const *more)
+{
+    size_t n = count((const char *const *)environ), n_more = count(more), kept = 0;
+    char **env = sk_malloc((n + n_more + 1) * sizeof *env);
     if (!env)
         return NULL;
     for (size_t i = 0; i < n; i++) {
-        if (!is_ours_alone(environ[i]))
+        if (!is_ours_alone(environ[i]) && !has_name(more, environ[i]))
             env[kept++] = environ[i];
     }
+    for (size_t i = 0; i < n_more; i++)
+        env[kept++] = (char *)more[i];
     env[kept] = NULL;
     return env;
 }
@@ -163,7 +183,7 @@ static void become(const struct sk_child_conf *conf, const struct plumbing *p, p
         signal(i, SIG_DFL); /* but for those that have no other */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent || (conf->own_group && setpgid(0, 0) != 0))
         _exit(127);
     /* Nothing must be where descriptors 3 and 4 go. */
     int report = fcntl(p->exec[1], F_DUPFD_CLOEXEC, 10), moved[2];
@@ -242,7 +262,7 @@ static int fail_start(struct sk_child *c, int e, struct sk_err *err)
 int sk_child_start(struct uv_loop_s *loop, const struct sk_child_conf *conf, struct sk_child **ret, struct sk_err *err)
 {
     struct plumbing p;
-    char **env = child_environment();
+    char **env = child_environment(conf->env);
     struct sk_child *c = sk_calloc(1, sizeof *c);
     int rc = 0, e = 0;
     if (!c || !env) {
@@ -286,17 +306,4 @@ void sk_child_kill(struct sk_child *c, int signum)
 int sk_child_pid(const struct sk_child *c)
 {
     return c->pid;
-}
-
-bool sk_child_is_stopped(const struct sk_child *c)
-{
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%d/stat", (int)c->pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
-    if (fd >= 0)
-        close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    const char *end = strrchr(text, ')'); /* of the name, which may hold anything */
-    return end && (strncmp(end, ") T", 3) == 0 || strncmp(end, ") t", 3) == 0);
 }

@@ -9,9 +9,11 @@ struct uv_loop_s;
 struct sk_child;
 
 struct sk_child_conf {
-    char *const *argv; /* argv[0] is the path of the program; NULL-terminated; borrowed for the call */
-    int fd[2];  /* become descriptors 3 and 4 of the child, its only ones beyond 0..2; -1 = none; remain the caller's */
-    bool lines; /* stdout and stderr come line by line through on_line; else stdout goes where our stderr goes */
+    char *const *argv;      /* argv[0] is the path of the program; NULL-terminated; borrowed for the call */
+    const char *const *env; /* "NAME=value" beyond ours, or in place of ours; NULL-terminated, NULL = none */
+    int fd[2]; /* become descriptors 3 and 4 of the child, its only ones beyond 0..2; -1 = none; remain the caller's */
+    bool own_group; /* of processes: what a terminal sends to ours does not reach it */
+    bool lines;     /* stdout and stderr come line by line through on_line; else stdout goes where our stderr goes */
     void *arg;
     void (*on_line)(void *arg, bool is_stderr, const char *line);
     /* The child is reaped, its output read to the end and every handle closed; `wait_status` as of waitpid(2). Called
@@ -23,7 +25,5 @@ struct sk_child_conf {
 int sk_child_start(struct uv_loop_s *loop, const struct sk_child_conf *conf, struct sk_child **ret, struct sk_err *err);
 void sk_child_kill(struct sk_child *c, int signum);
 int sk_child_pid(const struct sk_child *c);
-/* Does it stand still because somebody stopped it (SIGSTOP, a debugger)? */
-bool sk_child_is_stopped(const struct sk_child *c);
 
 #endif

@@ -1,7 +1,7 @@
 /* The states of a choice. The queue, and what is counted of it, follow them.
  *
  *   NEW --> WAITING --goes on board--> SENT --its last entry--> OVER
- *           WAITING <--engine lost, makes room-- SENT
+ *           WAITING <--replica lost or drained, makes room-- SENT
  *           WAITING, SENT --cancelled, over its time, poison, no engine--> OVER */
 #include "comm/base/clock.h"
 #include "server/job/engine.h"
@@ -27,6 +27,7 @@ void sk_choice_wait(struct choice *c)
 void sk_choice_wait_again(struct choice *c, bool lost)
 {
     const struct sk_job *j = c->job;
+    sk_route_left(sk_send_replica(c), c);
     to(c, CHOICE_WAITING);
     c->fair.lost |= lost;
     c->skip = c->n_tok ? 0 : c->n_prompt_items;
@@ -46,6 +47,7 @@ void sk_choice_sent(struct choice *c, uint32_t sending)
     c->before.n_preempt += c->now.n_preempt;
     c->now = (struct cost){0};
     sk_fair_board(&c->job->engine->fair, &c->fair);
+    sk_route_sent(sk_send_replica(c), c);
     c->n_readmit += c->fair.lost;
     c->fair.lost = false;
 }
@@ -55,7 +57,10 @@ void sk_choice_over(struct choice *c)
 {
     struct sk_job *j = c->job;
     struct sk_engine *e = j->engine;
-    e->n_end += c->state == CHOICE_SENT;
+    if (c->state == CHOICE_SENT) {
+        sk_send_replica(c)->n_end++;
+        sk_route_left(sk_send_replica(c), c);
+    }
     to(c, CHOICE_OVER);
     sk_fair_leave(&e->fair, &c->fair);
     if (--j->n_open > 0)

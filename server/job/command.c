@@ -1,10 +1,12 @@
 #include "server/job/command.h"
 
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "comm/base/mem.h"
 
-enum { MAX_ARG = 2200 };
+enum { MAX_ARG = PATH_MAX + 64 };
 
 /* One word, unless a word before it failed already. */
 static void add(struct sk_command *c, int *rc, const char *fmt, const char *value)
@@ -24,19 +26,21 @@ static void add(struct sk_command *c, int *rc, const char *fmt, const char *valu
         sk_free(copy);
 }
 
-/* The options that are that program's, too. */
-static int finish(struct sk_command *c, int rc, const struct sk_conf *conf, unsigned prog, struct sk_err *err)
+static int close_list(struct sk_command *c, int rc, struct sk_err *err)
 {
-    if (rc == 0) {
-        int n = sk_conf_to_args(conf, prog, c->argv + c->n, SK_COMMAND_MAX_ARGS - c->n);
-        rc = n < 0 ? n : 0;
-        c->n += n < 0 ? 0 : n;
-        c->argv[c->n] = NULL;
-    }
+    c->argv[c->n] = NULL;
     if (rc == 0)
         return 0;
     sk_command_done(c);
     return sk_err_set(err, -rc, NULL, "no command line: %s", sk_err_text(rc));
+}
+
+/* The options that are that program's, too. */
+static int finish(struct sk_command *c, int rc, const struct sk_conf *conf, unsigned prog, struct sk_err *err)
+{
+    int n = rc == 0 ? sk_conf_to_args(conf, prog, c->argv + c->n, SK_COMMAND_MAX_ARGS - c->n) : rc;
+    c->n += n < 0 ? 0 : n;
+    return close_list(c, n < 0 ? n : 0, err);
 }
 
 int sk_command_build(struct sk_command *c, const struct sk_conf *conf, const char *bin_dir, struct sk_err *err)
@@ -49,21 +53,63 @@ int sk_command_build(struct sk_command *c, const struct sk_conf *conf, const cha
     return finish(c, rc, conf, SK_PROG_BUILD, err);
 }
 
-int sk_command_engine(struct sk_command *c, const struct sk_conf *conf, const char *bin_dir, const char *dir,
-                      uint32_t n, struct sk_err *err)
+static void add_record(struct sk_command *c, int *rc, const struct sk_conf *conf, const struct sk_command_rank *r)
 {
-    char record[SK_CONF_STR_MAX + 16];
+    char replica[16] = "", again[16] = "", record[SK_CONF_STR_MAX + 32];
+    if (!conf->engine_record[0])
+        return;
+    if (r->replica > 0)
+        snprintf(replica, sizeof replica, ".r%u", r->replica);
+    if (r->n > 0)
+        snprintf(again, sizeof again, ".%u", r->n);
+    snprintf(record, sizeof record, "%s%s%s", conf->engine_record, replica, again);
+    add(c, rc, "--record=%s", record);
+}
+
+/* On another host the working directory may be another one. */
+static void add_dir(struct sk_command *c, int *rc, const struct sk_command_rank *r)
+{
+    char path[PATH_MAX];
+    if (!r->connect)
+        add(c, rc, "--dir=%s", r->dir);
+    else if (realpath(r->dir, path))
+        add(c, rc, "--dir=%s", path);
+    else
+        *rc = *rc ? *rc : -SK_ENOENT;
+}
+
+static void add_number(struct sk_command *c, int *rc, const char *fmt, uint32_t value)
+{
+    char s[16];
+    snprintf(s, sizeof s, "%u", value);
+    add(c, rc, fmt, s);
+}
+
+int sk_command_engine(struct sk_command *c, const struct sk_conf *conf, const struct sk_command_rank *r,
+                      struct sk_err *err)
+{
+    char share[32];
     int rc = 0;
     *c = (struct sk_command){0};
-    add(c, &rc, "%s/skein-engine", bin_dir);
-    add(c, &rc, "%s", "--fd=3");
-    add(c, &rc, "%s", "--board-fd=4");
-    add(c, &rc, "--dir=%s", dir);
-    if (conf->engine_record[0]) {
-        snprintf(record, sizeof record, n ? "%s.%u" : "%s", conf->engine_record, n);
-        add(c, &rc, "--record=%s", record);
+    add(c, &rc, "%s/skein-engine", r->bin_dir);
+    if (r->connect) {
+        add(c, &rc, "--connect=%s", r->connect);
+    } else {
+        add(c, &rc, "%s", "--fd=3");
+        add(c, &rc, "%s", "--board-fd=4");
     }
-    return finish(c, rc, conf, SK_PROG_ENGINE, err);
+    add_dir(c, &rc, r);
+    add_record(c, &rc, conf, r);
+    if (conf->replicas > 1) {
+        snprintf(share, sizeof share, "%u/%u", r->replica, (unsigned)conf->replicas);
+        add(c, &rc, "--cpu-share=%s", share);
+    }
+    rc = finish(c, rc, conf, SK_PROG_ENGINE, err);
+    if (rc != 0 || (r->n_tp == (uint32_t)conf->tp && r->n_pp == (uint32_t)conf->pp))
+        return rc;
+    add_number(c, &rc, "--tp=%s", r->n_tp); /* the last one counts */
+    add_number(c, &rc, "--pp=%s", r->n_pp);
+    return close_list(c, rc, err);
 }
 
 void sk_command_done(struct sk_command *c)

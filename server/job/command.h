@@ -14,10 +14,16 @@ struct sk_command {
 
 /* skein-build for --model, into the cache. -SK_ENOMEM, -SK_ETOOBIG; nothing is owned then. */
 int sk_command_build(struct sk_command *c, const struct sk_conf *conf, const char *bin_dir, struct sk_err *err);
-/* skein-engine on engine directory `dir`, its channel descriptor 3 and its board 4; the n-th engine, from 0, each of
- * which records into a file of its own. Errors as above. */
-int sk_command_engine(struct sk_command *c, const struct sk_conf *conf, const char *bin_dir, const char *dir,
-                      uint32_t n, struct sk_err *err);
+
+struct sk_command_rank {
+    const char *bin_dir, *dir; /* dir: engine directory */
+    const char *connect;       /* where its leader finds the daemon; NULL: channel and board are descriptors 3 and 4 */
+    uint32_t n_tp, n_pp, replica;
+    uint32_t n; /* the n-th engine of this replica, from 0, each of which records into a file of its own */
+};
+/* skein-engine, as every rank of one engine is started. Errors as above; -SK_ENOENT: the directory is gone. */
+int sk_command_engine(struct sk_command *c, const struct sk_conf *conf, const struct sk_command_rank *r,
+                      struct sk_err *err);
 void sk_command_done(struct sk_command *c);
 
 #endif

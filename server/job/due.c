@@ -45,7 +45,7 @@ void sk_due_watch(struct sk_engine *e, const struct sk_job *j)
         arm(e, us);
 }
 
-/* Not at once: a reload may come out of a request's handler, in which no other may be answered. */
+/* Not at once: a reload or a restart may come out of a request's handler, in which no other may be answered. */
 void sk_due_again(struct sk_engine *e)
 {
     arm(e, sk_clock_us());
@@ -78,6 +78,7 @@ void sk_due_run(struct sk_engine *e)
         sk_choice_end(c, SK_EDEADLINE);
     e->in_callbacks = false;
     arm(e, next_us);
+    sk_roll_go_on(e);
     if (e->conf.on_step)
         e->conf.on_step(e->conf.arg);
     sk_send_pump(e);

@@ -15,6 +15,7 @@ static void job_release(struct sk_job *j)
         sk_fair_part(&j->engine->fair, j->share);
     sk_free(j->prompt);
     sk_free(j->list);
+    sk_free(j->chain);
     sk_free(j);
 }
 
@@ -24,6 +25,15 @@ static int copy_words(const int32_t *from, uint32_t n, int32_t **ret)
     if (*ret && n)
         memcpy(*ret, from, n * sizeof **ret);
     return *ret ? 0 : -SK_ENOMEM;
+}
+
+/* Short of memory, the request goes to the least loaded replica. */
+static void make_chain(struct sk_job *j)
+{
+    uint32_t n = j->n_prompt / SK_PREFIX_BLOCK_TOK;
+    j->chain = j->engine->n_replica > 1 && n > 0 ? sk_malloc(n * sizeof *j->chain) : NULL;
+    if (j->chain)
+        j->n_chain = sk_prefix_chain(j->params.salt, j->prompt, j->n_prompt, j->chain);
 }
 
 static void init_choice(struct sk_job *j, uint32_t i)
@@ -73,6 +83,7 @@ int sk_job_submit(struct sk_engine *e, const struct sk_job_req *req, struct sk_j
         return rc;
     if (job_new(e, req, &j) != 0)
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
+    make_chain(j);
     e->journal_tok += j->n_prompt;
     TAILQ_INSERT_TAIL(&e->jobs, j, link);
     for (uint32_t i = 0; i < j->n_choice; i++) {

@@ -20,7 +20,7 @@
 #include "comm/wire/wire.h"
 #include "server/job/tenant.h"
 
-struct sk_engine; /* link + supervisor + jobs of one engine (server/job/engine.c) */
+struct sk_engine; /* the queue of a model, and the replicas that serve it (server/job/engine.c) */
 struct sk_job;
 
 struct sk_job_event { /* what a choice got in one step */
@@ -90,16 +90,17 @@ struct sk_job_view {
 };
 /* All unfinished choices, oldest job first. */
 void sk_engine_each(const struct sk_engine *e, void (*each)(void *arg, const struct sk_job_view *v), void *arg);
-/* Asks the engine what it holds and how many of `tok` its prefix cache has; `done` is called once, later, with NULL
- * when the engine is lost before it answers. Not when this fails: -SK_EUNAVAIL (there is no engine now), -SK_EBUSY
- * (more than SK_ENGINE_MAX_PEEKS at once, or much waits to be sent), -SK_ENOMEM, -SK_ETOOBIG. */
+/* Asks the replica to which such a request would go what it holds and how many of `tok` its prefix cache has; without
+ * tokens all replicas, whose views then come as one. `done` is called once, later, with NULL when those asked are lost
+ * before they answer. Not when this fails: -SK_EUNAVAIL (there is no engine now), -SK_EBUSY (more than
+ * SK_ENGINE_MAX_PEEKS at once, or much waits to be sent), -SK_ENOMEM, -SK_ETOOBIG. */
 enum { SK_ENGINE_MAX_PEEKS = 64 };
 int sk_engine_peek(struct sk_engine *e, const int32_t *tok, uint32_t n_tok, uint64_t salt,
                    void (*done)(void *arg, const struct sk_wire_view *v), void *arg);
 /* Forgets the peeks of this `arg`: their `done` will not be called. */
 void sk_engine_unpeek(struct sk_engine *e, void *arg);
 
-/* The engine as the daemon sees it. */
+/* The engine as the daemon sees it: of several replicas it is READY while one is. */
 enum sk_engine_state {
     SK_ENGINE_BUILDING,
     SK_ENGINE_STARTING,
@@ -126,6 +127,8 @@ struct sk_conf;
 struct sk_metrics;
 struct sk_engine_conf {
     const struct sk_conf *conf; /* borrowed, alive as long as the engine */
+    const char *dir;            /* engine directory; NULL: that of conf->model. Borrowed for the call */
+    bool is_vacant;             /* no replica is started until sk_engine_put_on */
     const char *bin_dir;        /* where skein-engine and skein-build are */
     struct sk_metrics *metrics; /* borrowed; NULL = none */
     void *arg;
@@ -145,6 +148,42 @@ void sk_engine_status(const struct sk_engine *e, struct sk_engine_status *ret);
 /* Writes the flight recorder's segments into files of --flight-dir; *ret_path (at least 1,024 bytes) is the newest.
  * -SK_ENOENT: nothing was recorded; -SK_EIO. A crash does so by itself. */
 int sk_engine_dump_flight(struct sk_engine *e, const char *why, char *ret_path, struct sk_err *err);
+/* --- replicas, numbered from 0 --- */
+
+enum { SK_ENGINE_MAX_REPLICAS = 16, SK_ENGINE_ALL = SK_ENGINE_MAX_REPLICAS };
+struct sk_replica_view {
+    struct sk_engine_status status; /* of this one; SK_ENGINE_STOPPED where there is none */
+    bool is_drained;
+    bool is_hopeless;            /* it was tried in vain, often */
+    uint64_t todo_tok, n_routed; /* outstanding tokens; sequences sent for their prefix */
+};
+uint32_t sk_engine_n_replica(const struct sk_engine *e);
+/* The replica's ranks as its leader told of them last; NULL and *ret_n = 0: it is not READY. Borrowed, until the loop
+ * goes on. */
+const struct sk_wire_rank *sk_engine_ranks(const struct sk_engine *e, uint32_t i, uint32_t *ret_n);
+void sk_engine_replica(const struct sk_engine *e, uint32_t i, struct sk_replica_view *ret);
+/* The replica takes nothing more, and what it has goes on elsewhere at once; until sk_engine_restart. -SK_ERANGE,
+ * -SK_EBUSY: no other could take it, or one is just being replaced. */
+int sk_engine_drain(struct sk_engine *e, uint32_t i, struct sk_err *err);
+/* Replaces the replica, or SK_ENGINE_ALL one after the other, those that do not serve first, each when another one
+ * serves or none can; what they have goes on elsewhere at once, with no other one when it is back. -SK_ERANGE,
+ * -SK_EBUSY: one is just being replaced. */
+int sk_engine_restart(struct sk_engine *e, uint32_t i, struct sk_err *err);
+/* Is one being replaced? Else *ret_why says how the last time failed; "" = it did not. Borrowed. */
+bool sk_engine_is_rolling(const struct sk_engine *e, const char **ret_why);
+/* From now on replicas start on this engine directory, which has the same digest. */
+void sk_engine_move(struct sk_engine *e, const char *dir);
+const char *sk_engine_dir(const struct sk_engine *e); /* "" = not known yet */
+/* The replica's place is given up, or taken: its state in the view tells how that goes, and on_state when it changes.
+ * put_on: -SK_ENOMEM ...; the place must be free. */
+void sk_engine_take_off(struct sk_engine *e, uint32_t i);
+int sk_engine_put_on(struct sk_engine *e, uint32_t i, struct sk_err *err);
+/* Every open choice ends with SK_FINISH_ERROR and this code, and nothing is let in any more. */
+void sk_engine_end_all(struct sk_engine *e, int code);
+uint32_t sk_engine_n_job(const struct sk_engine *e); /* unfinished */
+/* Of two engines in one process only one sets the levels of the metrics (what is counted is counted by both). */
+void sk_engine_set_levels(struct sk_engine *e, bool does);
+
 /* QUIT, then SIGKILL after a grace; `done` when the child is reaped and all handles are closed. */
 void sk_engine_close(struct sk_engine *e, void (*done)(void *arg), void *arg);
 

@@ -2,19 +2,19 @@
 
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include <uv.h>
 #include "comm/base/conf.h"
 #include "comm/base/log.h"
 #include "comm/base/mem.h"
 #include "comm/dir/dir.h"
-#include "server/job/child.h"
-#include "server/job/command.h"
+#include "server/job/build.h"
 #include "server/job/dump.h"
+#include "server/job/end.h"
+#include "server/job/probe.h"
+#include "server/job/ranks.h"
+#include "server/job/start.h"
 #include "server/metrics/metrics.h"
 
 enum {
@@ -27,11 +27,6 @@ enum {
     SEGMENT_BYTES = 8 << 20 /* of the flight recorder, two of them: most that it takes, pages come as it writes */
 };
 
-/* How an engine ended, and its name as a label of skein_engine_ends_total. Only of a crash and of a hang is somebody on
- * board to blame; START is either of them before it was READY. */
-enum end { END_CRASH, END_HANG, END_KILLED, END_START };
-static const char *const end_names[] = {"crash", "hang", "killed", "start"};
-
 struct sk_super {
     struct sk_super_conf conf;
     uv_loop_t *loop;
@@ -41,15 +36,18 @@ struct sk_super {
     uint32_t permille, restarts, n_failed_starts, backoff_ms;
     char text[512];
     char dir[1024], digest[40];
-    char refused[448];     /* what the engine said when it gave up, or why we gave it up */
-    char build_error[448]; /* what skein-build said last */
-    struct sk_child *child;
+    struct sk_shape shape;
+    uint32_t number; /* of this supervisor, in this process */
+    struct sk_build *build;
+    struct sk_probe *probe; /* hosts are asked before the next start */
+    bool has_asked;         /* the shape is what they answered */
+    struct sk_start *start; /* of the engine */
     struct sk_link *link;
+    struct sk_ranks ranks;
     struct sk_board board;
     int board_fd;
-    bool was_ready;    /* at least once */
-    bool killed_by_us; /* and killed_as says how that counts */
-    enum end killed_as;
+    bool was_ready; /* at least once */
+    struct sk_end_signs signs;
     int pid; /* of the engine, 0 = none */
     uint64_t beat_number, ready_ms, step, progress;
     uint32_t unheard, unmoved; /* beats since the last frame, since the last step, or since the board's progress moved:
@@ -60,6 +58,17 @@ struct sk_super {
 };
 
 static void on_start(uv_timer_t *t);
+
+/* Another launcher starts it; we wait for it. */
+static bool is_anothers(const struct sk_super *s)
+{
+    return s->conf.conf->engine_listen[0] != '\0';
+}
+
+static enum sk_end_kind kind_of(const struct sk_super *s)
+{
+    return is_anothers(s) ? SK_END_ANOTHERS : sk_shape_is_one(&s->shape) ? SK_END_OURS : SK_END_MPIRUNS;
+}
 
 /* --- state --- */
 
@@ -78,7 +87,6 @@ static void to(struct sk_super *s, enum sk_engine_state state)
     };
     sk_assert(next[s->state] & (1u << state));
     s->state = state;
-    sk_metric_set(s->conf.metrics, SK_METRIC_ENGINE_UP, state == SK_ENGINE_READY, NULL, NULL);
     if (s->conf.on_state && state < SK_ENGINE_STOPPING)
         s->conf.on_state(s->conf.arg);
 }
@@ -103,6 +111,7 @@ static void on_handle_closed(uv_handle_t *h)
     void (*done)(void *arg) = s->done;
     void *arg = s->done_arg;
     to(s, SK_ENGINE_STOPPED);
+    sk_ranks_forget(&s->ranks, s->conf.metrics, s->conf.replica);
     sk_board_unmap(&s->board);
     close(s->board_fd);
     sk_free(s);
@@ -110,70 +119,48 @@ static void on_handle_closed(uv_handle_t *h)
         done(arg);
 }
 
+/* Once, though what is drained at the end may close us before the end does. */
 static void finish_close(struct sk_super *s)
 {
+    if (uv_is_closing((uv_handle_t *)&s->timer))
+        return;
     uv_close((uv_handle_t *)&s->timer, on_handle_closed);
     uv_close((uv_handle_t *)&s->beat, on_handle_closed);
 }
 
-/* Takes the command line. */
-static int start_child(struct sk_super *s, struct sk_command *c, const struct sk_child_conf *conf, struct sk_err *err)
-{
-    struct sk_child_conf cc = *conf;
-    cc.argv = c->argv;
-    cc.arg = s;
-    int rc = sk_child_start(s->loop, &cc, &s->child, err);
-    sk_command_done(c);
-    return rc;
-}
-
 /* --- building --- */
 
-static void on_build_line(void *arg, bool is_stderr, const char *line)
+static void on_build_progress(void *arg, uint32_t permille)
 {
-    struct sk_super *s = arg;
-    if (is_stderr) {
-        fprintf(stderr, "%s\n", line);
-    } else if (strncmp(line, "error ", 6) == 0) {
-        snprintf(s->build_error, sizeof s->build_error, "%s", line + 6);
-    } else if (strncmp(line, "progress ", 9) == 0) { /* percent */
-        progress(s, "building", 10 * (uint32_t)strtoul(line + 9, NULL, 10));
-    } else if (strncmp(line, "dir ", 4) == 0) {
-        snprintf(s->dir, sizeof s->dir, "%s", line + 4);
-    }
+    progress(arg, "building", permille);
 }
 
 static void begin(struct sk_super *s);
 
-static void on_build_exit(void *arg, int status)
+static void on_build_end(void *arg, const char *dir, const char *why)
 {
     struct sk_super *s = arg;
-    char why[512];
-    s->child = NULL;
+    s->build = NULL;
     if (s->state == SK_ENGINE_STOPPING) {
         finish_close(s);
-    } else if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && s->dir[0]) {
+    } else if (dir) {
+        snprintf(s->dir, sizeof s->dir, "%s", dir);
         begin(s);
     } else {
-        if (WIFSIGNALED(status))
-            snprintf(why, sizeof why, "skein-build ended with signal %d", WTERMSIG(status));
-        else
-            snprintf(why, sizeof why, "%s", s->build_error[0] ? s->build_error : "skein-build failed without a word");
         fail(s, why);
     }
 }
 
 static void build(struct sk_super *s)
 {
-    const struct sk_child_conf child = {
-        .fd = {-1, -1}, .lines = true, .on_line = on_build_line, .on_exit = on_build_exit};
-    struct sk_command c;
+    const struct sk_build_conf bc = {.conf = s->conf.conf,
+                                     .bin_dir = s->conf.bin_dir,
+                                     .arg = s,
+                                     .on_progress = on_build_progress,
+                                     .on_end = on_build_end};
     struct sk_err err;
     progress(s, "building", 0);
-    int rc = sk_command_build(&c, s->conf.conf, s->conf.bin_dir, &err);
-    if (rc == 0)
-        rc = start_child(s, &c, &child, &err);
-    if (rc != 0)
+    if (sk_build_start(s->loop, &bc, &s->build, &err) != 0)
         fail(s, err.msg);
 }
 
@@ -219,46 +206,26 @@ int sk_super_dump_flight(struct sk_super *s, const char *why, char *ret_path, st
     return rc;
 }
 
-static void dump_after_end(struct sk_super *s, enum end end)
+static void dump_after_end(struct sk_super *s, enum sk_end end)
 {
     char path[SK_DUMP_MAX_PATH];
     struct sk_err err;
-    int rc = sk_super_dump_flight(s, end_names[end], path, &err);
+    int rc = sk_super_dump_flight(s, sk_end_name(end), path, &err);
     if (rc != 0 && rc != -SK_ENOENT)
         sk_log(SK_LOG_ERROR, "the last steps of the engine could not be written: %s", err.msg);
 }
 
 /* --- the engine's end --- */
 
-static void kill_engine(struct sk_super *s, enum end as, const char *why)
+static void kill_engine(struct sk_super *s, enum sk_end as, const char *why)
 {
-    if (!s->child || s->killed_by_us)
+    if (!s->start || s->signs.was_killed)
         return;
     sk_log(SK_LOG_ERROR, "engine pid=%d is killed: %s", s->pid, why);
-    snprintf(s->refused, sizeof s->refused, "%s", why);
-    s->killed_by_us = true;
-    s->killed_as = as;
-    sk_child_kill(s->child, SIGKILL);
-}
-
-/* Some signals come from outside (an operator, the kernel short of memory) and say nothing about the engine, nor about
- * the requests on board. One that said why it gives up, and hung up, ended by itself, whatever hit it then. */
-static enum end end_of(const struct sk_super *s, int status, bool was_up)
-{
-    int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-    bool from_outside = sig == SIGKILL || sig == SIGTERM || sig == SIGINT || sig == SIGHUP;
-    enum end end = s->killed_by_us ? s->killed_as : from_outside && !s->refused[0] ? END_KILLED : END_CRASH;
-    return was_up || end == END_KILLED ? end : END_START;
-}
-
-static void describe_end(const struct sk_super *s, int status, char *ret, size_t n)
-{
-    if (s->refused[0])
-        snprintf(ret, n, "%s", s->refused);
-    else if (WIFSIGNALED(status))
-        snprintf(ret, n, "the engine ended with signal %d", WTERMSIG(status));
-    else
-        snprintf(ret, n, "the engine exited with status %d", WEXITSTATUS(status));
+    snprintf(s->signs.said, sizeof s->signs.said, "%s", why);
+    s->signs.was_killed = true;
+    s->signs.killed_as = as;
+    sk_start_kill(s->start, SIGKILL);
 }
 
 /* The time that the next start waits. One that did some work is started at once, however often: nobody is to wait for
@@ -274,14 +241,15 @@ static uint64_t next_backoff(struct sk_super *s, bool was_up)
     return ms;
 }
 
-/* An engine that never was READY may say no, or be broken, for good: FAILED. One that was is tried for ever; who waits
- * for it is told when it looks hopeless. */
-static void back_off(struct sk_super *s, bool was_up, enum end end, const char *why)
+/* An engine that never was READY may say no, or be broken, for good: FAILED. One that was is tried for ever, and so is
+ * another launcher's, which may start a better one; who waits for it is told when it looks hopeless. */
+static void back_off(struct sk_super *s, bool was_up, enum sk_end end, const char *why)
 {
-    bool is_failed_start = !was_up && !(end == END_KILLED && s->was_ready); /* one that has served is not broken */
+    bool is_failed_start = !was_up && !(end == SK_END_KILLED && s->was_ready); /* one that has served is not broken */
     s->n_failed_starts = was_up ? 0 : s->n_failed_starts + is_failed_start;
-    sk_metric_add(s->conf.metrics, SK_METRIC_ENGINE_ENDS, 1, end_names[end], NULL);
-    if (!s->was_ready && (s->refused[0] || s->n_failed_starts >= MAX_FAILED_STARTS)) {
+    sk_metric_add(s->conf.metrics, SK_METRIC_ENGINE_ENDS, 1, sk_end_name(end), NULL);
+    bool is_refusal = s->signs.said[0] && !s->signs.is_lost;
+    if (!s->was_ready && s->signs.kind != SK_END_ANOTHERS && (is_refusal || s->n_failed_starts >= MAX_FAILED_STARTS)) {
         fail(s, why);
         s->conf.on_lost(s->conf.arg, NULL, 0);
         return;
@@ -293,18 +261,18 @@ static void back_off(struct sk_super *s, bool was_up, enum end end, const char *
     uv_timer_start(&s->timer, on_start, ms, 0);
     to(s, SK_ENGINE_BACKOFF);
     if (was_up) {
-        bool own_fault = end == END_CRASH || end == END_HANG;
+        bool own_fault = end == SK_END_CRASH || end == SK_END_HANG;
         s->conf.on_lost(s->conf.arg, s->board.seat, own_fault ? sk_board_seats(&s->board) : 0);
     }
     if (is_failed_start && s->n_failed_starts == MAX_FAILED_STARTS && s->conf.on_hopeless)
         s->conf.on_hopeless(s->conf.arg);
 }
 
-static void on_engine_exit(void *arg, int status)
+static void on_engine_end(void *arg, int status)
 {
     struct sk_super *s = arg;
     char why[512];
-    s->child = NULL;
+    s->start = NULL;
     uv_timer_stop(&s->beat);
     if (s->link) {
         sk_link_drain(s->link); /* its last frames, among them why it gave up */
@@ -316,9 +284,11 @@ static void on_engine_exit(void *arg, int status)
         return;
     }
     bool was_up = s->state == SK_ENGINE_READY;
-    enum end end = end_of(s, status, was_up);
-    describe_end(s, status, why, sizeof why);
-    if (end == END_CRASH || end == END_HANG)
+    enum sk_end end = sk_end_of(&s->signs, status, was_up);
+    sk_shape_lost(&s->shape, uv_now(s->loop));
+    sk_ranks_forget(&s->ranks, s->conf.metrics, s->conf.replica);
+    sk_end_describe(&s->signs, status, why, sizeof why);
+    if (end == SK_END_CRASH || end == SK_END_HANG)
         dump_after_end(s, end);
     s->pid = 0;
     back_off(s, was_up, end, why);
@@ -329,30 +299,43 @@ static void on_link_down(void *arg, const char *why)
 {
     struct sk_super *s = arg;
     char text[128];
-    if (s->state == SK_ENGINE_STOPPING || !s->child)
+    if (!s->start)
         return;
+    if (s->state == SK_ENGINE_STOPPING) {
+        if (is_anothers(s))
+            sk_start_hung_up(s->start);
+        return;
+    }
     snprintf(text, sizeof text, "the channel to the engine: %s", why);
     if (strcmp(why, "connection lost") == 0)
-        sk_child_kill(s->child, SIGKILL); /* most likely it has ended by itself; else it is of no use now */
+        sk_start_hung_up(s->start);
     else
-        kill_engine(s, strcmp(why, "protocol error") == 0 ? END_CRASH : END_KILLED, text);
+        kill_engine(s, strcmp(why, "protocol error") == 0 ? SK_END_CRASH : SK_END_KILLED, text);
 }
 
 /* --- frames --- */
 
 static void on_hello(struct sk_super *s, const struct sk_wire_hello *h)
 {
+    char text[128];
     if (s->state != SK_ENGINE_STARTING)
         return;
     if (h->version != SK_WIRE_VERSION || strcmp(h->build, SK_VERSION) != 0) {
-        kill_engine(s, END_CRASH, "skein-engine is of another version than skeind");
+        kill_engine(s, SK_END_CRASH, "skein-engine is of another version than skeind");
         return;
     }
     if (strcmp(h->digest, s->digest) != 0 || h->credit == 0) {
-        kill_engine(s, END_CRASH, "the engine serves another directory, or nothing");
+        kill_engine(s, SK_END_CRASH, "the engine serves another directory, or nothing");
+        return;
+    }
+    if (h->n_tp != s->shape.n_tp || h->n_pp != s->shape.n_pp) {
+        snprintf(text, sizeof text, "the engine has tp %u x pp %u ranks, it should have %u x %u", h->n_tp, h->n_pp,
+                 s->shape.n_tp, s->shape.n_pp);
+        kill_engine(s, SK_END_CRASH, text);
         return;
     }
     s->was_ready = true;
+    sk_shape_ready(&s->shape);
     s->ready_ms = uv_now(s->loop);
     s->unmoved = 0;
     s->permille = 1000;
@@ -373,10 +356,24 @@ static void moved(struct sk_super *s, uint64_t step)
 
 static void on_engine_state(struct sk_super *s, const struct sk_wire_state *st)
 {
-    if (st->failed)
-        snprintf(s->refused, sizeof s->refused, "%s", st->text);
-    else if (s->state == SK_ENGINE_STARTING)
+    if (st->failed) {
+        snprintf(s->signs.said, sizeof s->signs.said, "%.*s", (int)sizeof st->text, st->text);
+        s->signs.is_lost = st->failed == SK_STATE_LOST;
+    } else if (s->state == SK_ENGINE_STARTING) {
         progress(s, "loading", st->permille);
+    }
+}
+
+/* A leader that shares no memory with us says who is on board, and we write it on the board in its place. */
+static void take_seats(struct sk_super *s, const struct sk_wire_seats *f)
+{
+    const struct sk_wire_seat *seat = sk_wire_seats_list(f);
+    sk_board_begin(&s->board, f->step, true);
+    for (uint32_t i = 0; i < f->n_seat; i++)
+        sk_board_add(&s->board, seat[i].job, seat[i].choice);
+    if (f->n_seat == 0)
+        sk_board_end(&s->board);
+    atomic_store(&s->board.head->progress, f->progress);
 }
 
 static void on_frame(void *arg, const struct sk_frame *f)
@@ -403,8 +400,15 @@ static void on_frame(void *arg, const struct sk_frame *f)
         if (s->state == SK_ENGINE_READY)
             s->conf.on_frame(s->conf.arg, f);
         break;
+    case SK_FRAME_RANKS:
+        if (s->state == SK_ENGINE_READY)
+            sk_ranks_take(&s->ranks, (const struct sk_wire_ranks *)f, s->conf.metrics, s->conf.replica);
+        break;
+    case SK_FRAME_SEATS:
+        take_seats(s, (const struct sk_wire_seats *)f);
+        break;
     default:
-        kill_engine(s, END_CRASH, "the engine sent a frame of a kind that is not its to send");
+        kill_engine(s, SK_END_CRASH, "the engine sent a frame of a kind that is not its to send");
     }
 }
 
@@ -422,10 +426,10 @@ static uint32_t max_beats(const struct sk_super *s)
 /* One that was stopped from outside hangs, too, but not of its own making. */
 static void kill_hung(struct sk_super *s, const char *why)
 {
-    if (sk_child_is_stopped(s->child))
-        kill_engine(s, END_KILLED, "the engine was stopped (SIGSTOP) for --engine-timeout");
+    if (sk_start_is_stopped(s->start))
+        kill_engine(s, SK_END_KILLED, "the engine was stopped (SIGSTOP) for --engine-timeout");
     else
-        kill_engine(s, END_HANG, why);
+        kill_engine(s, SK_END_HANG, why);
 }
 
 /* Steps of many rows take long, and meanwhile the leader sends nothing. */
@@ -442,10 +446,14 @@ static void on_beat(uv_timer_t *t)
 {
     struct sk_super *s = t->data;
     uv_timer_set_repeat(t, beat_ms(s)); /* --engine-timeout may have been read anew */
+    if (!s->start || sk_start_awaits(s->start))
+        return;
     s->unheard++;
     s->unmoved = s->conf.is_busy(s->conf.arg) ? s->unmoved + 1 : 0;
     look_at_progress(s);
-    if (s->unheard > max_beats(s)) {
+    if (!s->link && !s->has_asked && sk_shape_must_ask(&s->shape, uv_now(s->loop))) {
+        kill_engine(s, SK_END_KILLED, "not all ranks came for --rank-loss-wait");
+    } else if (s->unheard > max_beats(s)) {
         kill_hung(s, "the engine gave no sign of life for --engine-timeout");
     } else if (s->state == SK_ENGINE_READY && s->unmoved > max_beats(s)) {
         kill_hung(s, "the engine finished no step for --engine-timeout");
@@ -457,59 +465,78 @@ static void on_beat(uv_timer_t *t)
 
 /* --- starting --- */
 
-static int spawn_engine(struct sk_super *s, int fd, struct sk_err *err)
+static void on_leader(void *arg, int fd)
 {
-    const struct sk_child_conf child = {.fd = {fd, s->board_fd}, .on_exit = on_engine_exit};
-    struct sk_command c;
-    sk_board_clear(&s->board);
-    int rc = sk_command_engine(&c, s->conf.conf, s->conf.bin_dir, s->dir, s->restarts, err);
-    if (rc == 0)
-        rc = start_child(s, &c, &child, err);
-    s->pid = rc == 0 ? sk_child_pid(s->child) : 0;
-    return rc;
-}
-
-static int connect_engine(struct sk_super *s, struct sk_err *err)
-{
+    struct sk_super *s = arg;
     struct sk_wire_hello hello = {.magic = SK_WIRE_MAGIC, .version = SK_WIRE_VERSION};
     const struct sk_link_conf lc = {.arg = s, .on_frame = on_frame, .on_down = on_link_down};
-    int sv[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) != 0)
-        return sk_err_errno(err, SK_EIO, NULL, "no channel to the engine");
-    int rc = spawn_engine(s, sv[1], err);
-    close(sv[1]);
-    if (rc != 0) {
-        close(sv[0]);
-        return rc;
+    if (sk_link_open(s->loop, fd, &lc, &s->link) != 0) {
+        kill_engine(s, SK_END_CRASH,
+                    "no memory for the channel to the engine"); /* and on_engine_end goes on from there */
+        return;
     }
-    rc = sk_link_open(s->loop, sv[0], &lc, &s->link);
-    if (rc != 0) {
-        kill_engine(s, END_CRASH,
-                    "no memory for the channel to the engine"); /* and on_engine_exit goes on from there */
-        return 0;
-    }
+    s->unheard = 0;
+    progress(s, "loading", 0);
     snprintf(hello.build, sizeof hello.build, "%s", SK_VERSION);
     snprintf(hello.digest, sizeof hello.digest, "%s", s->digest);
     sk_wire_put_hello(sk_link_out(s->link), &hello);
     sk_link_flush(s->link);
+}
+
+static int open_engine(struct sk_super *s, struct sk_err *err)
+{
+    const struct sk_start_conf sc = {.conf = s->conf.conf,
+                                     .bin_dir = s->conf.bin_dir,
+                                     .dir = s->dir,
+                                     .shape = &s->shape,
+                                     .replica = s->conf.replica,
+                                     .number = s->number,
+                                     .n = s->restarts,
+                                     .board_fd = s->board_fd,
+                                     .arg = s,
+                                     .on_leader = on_leader,
+                                     .on_end = on_engine_end};
+    sk_board_clear(&s->board);
+    int rc = sk_start_open(s->loop, &sc, &s->start, err);
+    if (rc != 0)
+        return rc;
+    s->pid = sk_start_pid(s->start);
+    if (sk_start_awaits(s->start)) {
+        snprintf(s->text, sizeof s->text, "waiting for an engine at %s", sk_start_awaits(s->start));
+        sk_log(SK_LOG_INFO, "%s", s->text);
+    }
     return 0;
 }
 
 static void start_engine(struct sk_super *s)
 {
     struct sk_err err;
-    s->refused[0] = '\0';
-    s->killed_by_us = false;
+    s->signs = (struct sk_end_signs){.kind = kind_of(s)};
     s->step = s->progress = 0;
     s->unheard = s->unmoved = 0;
     progress(s, "loading", 0);
     to(s, SK_ENGINE_STARTING);
-    if (connect_engine(s, &err) != 0) {
-        snprintf(s->refused, sizeof s->refused, "%s", err.msg);
-        back_off(s, false, END_START, err.msg);
+    if (s->state != SK_ENGINE_STARTING)
+        return; /* who was told has closed us */
+    if (open_engine(s, &err) != 0) {
+        s->signs.kind = SK_END_OURS; /* nothing has started, whose it ever would be */
+        snprintf(s->signs.said, sizeof s->signs.said, "%s", err.msg);
+        back_off(s, false, SK_END_START, err.msg);
         return;
     }
     uv_timer_start(&s->beat, on_beat, beat_ms(s), beat_ms(s));
+}
+
+static void on_hosts(void *arg, const struct sk_launch_hosts *alive)
+{
+    struct sk_super *s = arg;
+    s->probe = NULL;
+    if (s->state == SK_ENGINE_STOPPING) {
+        finish_close(s);
+        return;
+    }
+    sk_shape_fit(&s->shape, alive);
+    start_engine(s);
 }
 
 static void on_first(uv_timer_t *t)
@@ -523,8 +550,14 @@ static void on_first(uv_timer_t *t)
 
 static void on_start(uv_timer_t *t)
 {
-    start_engine(t->data);
+    struct sk_super *s = t->data;
+    s->has_asked = sk_shape_must_ask(&s->shape, uv_now(s->loop)) &&
+                   sk_probe_start(s->loop, &s->shape.all, on_hosts, s, &s->probe) == 0;
+    if (!s->has_asked)
+        start_engine(s);
 }
+
+static uint32_t n_super; /* so far, in this process: their folders are apart */
 
 int sk_super_open(struct uv_loop_s *loop, const struct sk_super_conf *conf, struct sk_super **ret, struct sk_err *err)
 {
@@ -532,21 +565,26 @@ int sk_super_open(struct uv_loop_s *loop, const struct sk_super_conf *conf, stru
     if (!*model)
         return sk_err_set(err, SK_EMISSING, "model",
                           "--model is missing: a GGUF file, a Hugging Face directory or an engine directory");
-    if (access(model, R_OK) != 0)
+    if (!conf->dir && access(model, R_OK) != 0)
         return sk_err_errno(err, SK_ENOENT, "model", "cannot read the model %s", model);
     struct sk_super *s = sk_calloc(1, sizeof *s);
     if (!s)
         return sk_err_set(err, SK_ENOMEM, NULL, "out of memory");
     s->conf = *conf;
     s->loop = loop;
-    uint32_t n_seat = 2 * (uint32_t)conf->conf->max_seqs; /* as many as an engine takes in: those on their way out too */
-    int rc = sk_board_make(n_seat, (uint32_t)conf->conf->flight_plans, SEGMENT_BYTES, &s->board_fd, &s->board, err);
+    s->number = n_super++;
+    uint32_t n_seat =
+        2 * (uint32_t)conf->conf->max_seqs; /* as many as an engine takes in: those on their way out too */
+    int rc = sk_shape_init(&s->shape, conf->conf, err);
+    if (rc == 0)
+        rc = sk_board_make(n_seat, (uint32_t)conf->conf->flight_plans, SEGMENT_BYTES, &s->board_fd, &s->board, err);
     if (rc != 0) {
         sk_free(s);
         return rc;
     }
-    if (sk_dir_is(model))
-        snprintf(s->dir, sizeof s->dir, "%s", model);
+    if (conf->dir || sk_dir_is(model))
+        snprintf(s->dir, sizeof s->dir, "%s", conf->dir ? conf->dir : model);
+    s->was_ready = conf->was_ready;
     uv_timer_init(loop, &s->timer);
     uv_timer_init(loop, &s->beat);
     s->timer.data = s->beat.data = s;
@@ -555,6 +593,12 @@ int sk_super_open(struct uv_loop_s *loop, const struct sk_super_conf *conf, stru
     uv_timer_start(&s->timer, on_first, 0, 0);
     *ret = s;
     return 0;
+}
+
+const struct sk_wire_rank *sk_super_ranks(const struct sk_super *s, uint32_t *ret_n)
+{
+    *ret_n = s->ranks.n;
+    return s->ranks.list;
 }
 
 struct sk_link *sk_super_link(struct sk_super *s)
@@ -581,8 +625,10 @@ void sk_super_status(const struct sk_super *s, struct sk_engine_status *ret)
 static void on_grace_over(uv_timer_t *t)
 {
     struct sk_super *s = t->data;
-    if (s->child)
-        sk_child_kill(s->child, SIGKILL);
+    if (s->start)
+        sk_start_kill(s->start, SIGKILL);
+    if (s->build)
+        sk_build_kill(s->build, SIGKILL);
 }
 
 void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg)
@@ -593,16 +639,18 @@ void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg)
     uv_timer_stop(&s->timer);
     uv_timer_stop(&s->beat);
     to(s, SK_ENGINE_STOPPING);
-    if (!s->child) {
+    if (s->probe)
+        sk_probe_cut(s->probe);
+    else if (s->build)
+        sk_build_kill(s->build, SIGTERM);
+    else if (!s->start)
         finish_close(s);
-        return;
-    }
-    if (was == SK_ENGINE_READY) {
+    if (s->start && was == SK_ENGINE_READY) {
         sk_wire_put_quit(sk_link_out(s->link));
         sk_link_flush(s->link);
-    } else { /* a builder takes its half-made directory with it; an engine that still loads does not listen, and has
-                nothing to lose */
-        sk_child_kill(s->child, was == SK_ENGINE_BUILDING ? SIGTERM : SIGKILL);
+    } else if (s->start) { /* while it loads it does not listen, and has nothing to lose */
+        sk_start_kill(s->start, SIGKILL);
     }
-    uv_timer_start(&s->timer, on_grace_over, QUIT_GRACE_MS, 0);
+    if (s->start || s->build)
+        uv_timer_start(&s->timer, on_grace_over, QUIT_GRACE_MS, 0);
 }

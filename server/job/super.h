@@ -20,6 +20,9 @@ struct sk_super;
 
 struct sk_super_conf {
     const struct sk_conf *conf;
+    uint32_t replica; /* of conf->replicas, from 0 */
+    const char *dir;  /* engine directory; NULL: that of conf->model, built where it is none. Borrowed for the call */
+    bool was_ready;   /* one on this directory was READY before, with another supervisor: it is tried for ever */
     const char *bin_dir;
     struct sk_metrics *metrics;
     void *arg;
@@ -44,6 +47,8 @@ enum sk_engine_state sk_super_state(const struct sk_super *s);
 /* Fills state, permille, text, restarts, pid and making_progress (its last step is at most half of --engine-timeout
  * ago). */
 void sk_super_status(const struct sk_super *s, struct sk_engine_status *ret);
+/* The ranks as the engine told of them last; *ret_n = 0 unless READY. Borrowed, until the loop goes on. */
+const struct sk_wire_rank *sk_super_ranks(const struct sk_super *s, uint32_t *ret_n);
 /* As sk_engine_dump_flight. A crash and a hang do so by themselves. */
 int sk_super_dump_flight(struct sk_super *s, const char *why, char *ret_path, struct sk_err *err);
 void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg);

@@ -68,6 +68,7 @@ static void note_tokens(struct choice *c, const struct sk_wire_entry *entry, uin
         sk_fair_clear(f, &c->fair);
     if (n_new == 0)
         return;
+    sk_route_tokens(sk_send_replica(c), c);
     j->last_us = now;
     if (j->first_us)
         return;
@@ -95,16 +96,19 @@ static void take_entry(struct choice *c, const struct sk_wire_entry *entry, uint
 }
 
 /* Of a sequence that was cancelled, made room or ran in an engine before, only the end counts. */
-void sk_take_tokens(struct sk_engine *e, const struct sk_wire_tokens *t)
+void sk_take_tokens(struct replica *r, const struct sk_wire_tokens *t)
 {
+    struct sk_engine *e = r->engine;
     uint64_t now = sk_clock_us();
-    e->n_held = t->n_waiting;
+    r->n_held = t->n_waiting;
     for (const struct sk_wire_entry *entry = sk_wire_first(t); entry; entry = sk_wire_next(t, entry)) {
         struct sending *s = sk_send_find(e, entry->job);
+        if (s && s->replica != r)
+            continue;
         struct sk_job *j = s ? s->job : NULL;
         uint32_t i = entry->choice;
         if (s && entry->finish != SK_FINISH_NONE)
-            sk_send_finished(e, s);
+            sk_send_finished(s);
         if (j && i < j->n_choice && j->choice[i].state == CHOICE_SENT && &e->sendings[j->choice[i].sending] == s)
             take_entry(&j->choice[i], entry, now);
     }

@@ -8,7 +8,7 @@
 #include "comm/base/mem.h"
 #include "comm/base/utf8.h"
 
-enum { MAX_LABELS = 2, MAX_BOUNDS = 24, MIN_SLOTS = 8 };
+enum { MAX_LABELS = SK_METRIC_MAX_LABELS, MAX_BOUNDS = 24, MIN_SLOTS = 8 };
 #define OTHER "other"
 
 /* Upper bounds of the buckets, in seconds; 0 ends a list. They are vLLM's (vllm/v1/metrics/loggers.py), so that panels
@@ -87,6 +87,14 @@ static bool equal(const char *a, const char *b)
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
+static bool equal_labels(const char *const a[MAX_LABELS], const char *const b[MAX_LABELS])
+{
+    bool same = true;
+    for (int i = 0; i < MAX_LABELS; i++)
+        same = same && equal(a[i], b[i]);
+    return same;
+}
+
 /* FNV-1a */
 static uint32_t hash_of(const char *const labels[MAX_LABELS])
 {
@@ -106,7 +114,7 @@ static uint32_t *slot_of(const struct family *f, const char *const labels[MAX_LA
     for (uint32_t i = hash_of(labels);; i++) {
         uint32_t *slot = &f->slots[i & (f->n_slots - 1)];
         const struct series *s = *slot ? f->series[*slot - 1] : NULL;
-        if (!s || (equal(s->labels[0], labels[0]) && equal(s->labels[1], labels[1])))
+        if (!s || equal_labels((const char *const *)s->labels, labels))
             return slot;
     }
 }
@@ -166,7 +174,7 @@ static struct series *find(const struct family *f, const char *const labels[MAX_
 /* The series of these labels, begun if need be; NULL where memory is short: the value is lost, not the request. */
 static struct series *begin(struct sk_metrics *m, enum sk_metric id, const char *const labels[MAX_LABELS])
 {
-    static const char *const others[][MAX_LABELS] = {{0}, {OTHER}, {OTHER, OTHER}};
+    static const char *const others[][MAX_LABELS] = {{0}, {OTHER}, {OTHER, OTHER}, {OTHER, OTHER, OTHER}};
     struct family *f = &m->families[id];
     struct series *s = find(f, labels);
     if (s)
@@ -267,14 +275,32 @@ void sk_metric_set(struct sk_metrics *m, enum sk_metric id, double to, const cha
         s->value = to;
 }
 
+static void count_to(struct series *s, double total)
+{
+    s->value += total < s->total ? total : total - s->total;
+    s->total = total;
+}
+
 void sk_metric_total(struct sk_metrics *m, enum sk_metric id, double total, const char *l1, const char *l2)
 {
     sk_assert(rows[id].kind == SK_METRIC_COUNTER);
     struct series *s = series_of(m, id, l1, l2);
     if (!s || !(total >= 0))
         return;
-    s->value += total < s->total ? total : total - s->total;
-    s->total = total;
+    count_to(s, total);
+}
+
+void sk_metric_put(struct sk_metrics *m, enum sk_metric id, double value, const char *const *labels)
+{
+    const char *own[MAX_LABELS] = {NULL};
+    sk_assert(rows[id].kind != SK_METRIC_HISTOGRAM);
+    for (uint32_t i = 0; m && i < m->families[id].n_labels; i++)
+        own[i] = labels[i];
+    struct series *s = m ? begin(m, id, own) : NULL;
+    if (s && rows[id].kind == SK_METRIC_GAUGE)
+        s->value = value;
+    else if (s && value >= 0)
+        count_to(s, value);
 }
 
 void sk_metric_observe(struct sk_metrics *m, enum sk_metric id, double seconds)

@@ -14,7 +14,7 @@ enum sk_metric {
 #undef SK_METRIC
     SK_METRIC_COUNT
 };
-enum { SK_METRIC_MAX_SERIES = 4096 };
+enum { SK_METRIC_MAX_SERIES = 4096, SK_METRIC_MAX_LABELS = 3 /* of a metric's own */ };
 
 struct sk_metrics;
 int sk_metrics_new(struct sk_metrics **ret); /* -SK_ENOMEM */
@@ -32,6 +32,9 @@ void sk_metric_set(struct sk_metrics *m, enum sk_metric id, double to, const cha
  * one counts from 0, so that the metric never goes down. Say 0 at the restart, lest the new total has passed the old
  * one by the next time. */
 void sk_metric_total(struct sk_metrics *m, enum sk_metric id, double total, const char *l1, const char *l2);
+/* As sk_metric_set of a gauge and sk_metric_total of a counter; for metrics with more than two labels, all of which are
+ * in `labels`, in the order of the table. */
+void sk_metric_put(struct sk_metrics *m, enum sk_metric id, double value, const char *const *labels);
 void sk_metric_observe(struct sk_metrics *m, enum sk_metric id, double seconds); /* histograms; below 0 is 0 */
 /* 0 = no such series; of a histogram the sum. */
 double sk_metric_value(const struct sk_metrics *m, enum sk_metric id, const char *l1, const char *l2);

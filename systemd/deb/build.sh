@@ -47,6 +47,7 @@ Section: net
 Priority: optional
 Installed-Size: $(du -sk --exclude=DEBIAN "$stage" | cut -f 1)
 Depends: $libraries, python3, python3-jinja2, systemd | systemd-standalone-sysusers
+Recommends: openmpi-bin
 Description: server for language models with the API of OpenAI
  skeind serves a model from a GGUF file or a Hugging Face directory over HTTP:
  in-flight batching over a paged KV cache, prefix cache, API keys, metrics,

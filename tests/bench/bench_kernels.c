@@ -134,6 +134,7 @@ static void attention(const struct bench *b, enum sk_dtype dtype, uint32_t n_hea
                                      .ld_out = n_head * DIM,
                                      .ld_qkv = (n_head + 2 * n_kv_head) * DIM,
                                      .n_head = n_head,
+                                     .head_ratio = n_head / n_kv_head,
                                      .scale = 0.125f,
                                      .rows = &rows,
                                      .table = {(uintptr_t)table},

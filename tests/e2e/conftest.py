@@ -42,7 +42,8 @@ class Answer:
 
 class Daemon:
     def __init__(self, cache, *args, model=MODEL, env=None, bin=BUILD):
-        command = [str(bin / "skeind"), "--model", model, "--listen", "127.0.0.1:0", "--cache-dir", str(cache), *args]
+        command = [str(bin / "skeind"), "--listen", "127.0.0.1:0", "--cache-dir", str(cache), *args]
+        command += ["--model", model] if model else []
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(env or {})}
         )

@@ -46,13 +46,18 @@ def test_same_answer(on, off, fields):
 
 
 def test_drafts_are_counted_and_right(on, off):
-    before = metrics(on)
-    on.ok(C, {**LETTERS, "prompt": PROMPT, "max_tokens": 200, "ignore_eos": True})
-    after = metrics(on)
-    drafted, accepted = (total(after, name) - total(before, name) for name in (DRAFTED, ACCEPTED))
-    steps = total(after, "skein_engine_steps_total") - total(before, "skein_engine_steps_total")
-    assert 0 < accepted <= drafted
-    assert steps + accepted >= 200 > steps
+    """Drafts are left out while they were measured not to pay, which a machine busy with something else can cause: so one of many answers
+    must have some."""
+    for _ in range(50):
+        before = metrics(on)
+        on.ok(C, {**LETTERS, "prompt": PROMPT, "max_tokens": 200, "ignore_eos": True})
+        after = metrics(on)
+        drafted, accepted = (total(after, name) - total(before, name) for name in (DRAFTED, ACCEPTED))
+        steps = total(after, "skein_engine_steps_total") - total(before, "skein_engine_steps_total")
+        assert accepted <= drafted and steps + accepted >= 200
+        if accepted > 0:
+            break
+    assert 0 < accepted and steps < 200
     assert total(metrics(off), DRAFTED) == 0
 
 

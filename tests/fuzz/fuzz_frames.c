@@ -59,9 +59,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     struct sk_loop *l;
     struct sk_err err = {0};
     struct sk_buf out;
-    c.rank = pretend_new(&c);
+    c.crew = pretend_new(&c);
     sk_assert(sk_loop_open(&c, &l, &err) == 0);
-    pretend_bind(c.rank, l);
+    pretend_bind(c.crew, l);
     sk_buf_init(&out, sk_loop_max_out(l));
     l->greeted = true;
     feed(l, data, n, &out);
@@ -71,6 +71,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     }
     sk_buf_done(&out);
     sk_loop_close(l);
-    pretend_free(c.rank);
+    pretend_free(c.crew);
     return 0;
 }

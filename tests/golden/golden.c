@@ -146,16 +146,20 @@ struct bench {
     struct sk_dev token, index; /* int32 [n], [3][chunk] */
 };
 
-static void bench_open(struct bench *b, const struct golden_dir *g, struct sk_backend *be, const struct golden_run *run)
+static void bench_open(struct bench *b, struct golden_dir *g, struct sk_backend *be, const struct golden_run *run)
 {
     struct sk_err err;
     const struct sk_desc *d = &g->dir.desc;
     *b = (struct bench){.be = be};
     must(sk_group_self(&b->group), &err);
-    struct sk_model_src src = {&g->dir, &g->w, be, b->group, run->n};
+    struct sk_model_src src = {.dir = &g->dir, .w = &g->w, .be = be, .group = b->group, .max_len = run->n};
     must(sk_model_open(&b->model, &src, &err), &err);
-    struct sk_kv_conf kc = {
-        .dtype = run->kv_dtype, .max_slot = 1, .max_len = run->n, .max_row = run->chunk, .n_kv_head = d->n_kv_head};
+    struct sk_kv_conf kc = {.dtype = run->kv_dtype,
+                            .max_slot = 1,
+                            .max_len = run->n,
+                            .max_row = run->chunk,
+                            .n_kv_head = d->n_kv_head,
+                            .layer = b->model.shard.layer};
     uint64_t n_blk = run->n / SK_KV_BLOCK + 1;
     kc.bytes = d->n_group * n_blk * d->n_layer * be->kv_block_bytes(be, kc.dtype, kc.n_kv_head, sk_desc_head_stride(d));
     must(sk_kv_open(&b->kv, d, be, &kc, &err), &err);
@@ -198,7 +202,7 @@ static void run_chunk(struct bench *b, const struct golden_run *run, uint32_t po
         b->be->upload(b->be, sk_dev_at(rows.pos, i * sizeof at), &at, sizeof at);
         b->be->upload(b->be, sk_dev_at(b->index, 2 * words + i * sizeof row), &row, sizeof row);
     }
-    sk_assert(sk_decoder_run(&b->model, &b->kv, &b->scratch, &rows, NULL) == 0);
+    sk_assert(sk_decoder_run(&b->model, &b->kv, &b->scratch, &rows, &(struct sk_decoder_watch){0}) == 0);
 
     for (uint32_t first = 0; first < n; first += SK_HEAD_SLICE) {
         uint32_t m = n - first < SK_HEAD_SLICE ? n - first : SK_HEAD_SLICE;
@@ -211,7 +215,7 @@ static void run_chunk(struct bench *b, const struct golden_run *run, uint32_t po
     }
 }
 
-void golden_logits(const struct golden_dir *g, struct sk_backend *be, const struct golden_run *run, float *ret)
+void golden_logits(struct golden_dir *g, struct sk_backend *be, const struct golden_run *run, float *ret)
 {
     struct bench b;
     bench_open(&b, g, be, run);

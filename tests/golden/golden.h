@@ -39,6 +39,6 @@ struct golden_run {
     uint32_t n, chunk;
     enum sk_dtype kv_dtype;
 };
-void golden_logits(const struct golden_dir *g, struct sk_backend *be, const struct golden_run *run, float *ret);
+void golden_logits(struct golden_dir *g, struct sk_backend *be, const struct golden_run *run, float *ret);
 
 #endif

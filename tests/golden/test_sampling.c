@@ -98,7 +98,7 @@ static void check_case(const cJSON *c)
 
     load_context(get(c, "model")->valuestring, get(c, "case")->valuestring, &ctx);
     struct sk_samp s = settings(get(c, "settings"), ctx.n_token, list);
-    sk_logits_row(&s, list, ctx.token, ctx.n_vocab, ctx.logits, count);
+    sk_logits_row(&s, list, ctx.token, &(struct sk_logits_span){ctx.logits, 0, ctx.n_vocab}, count);
     uint32_t n = sk_sample_filter(&s, ctx.logits, ctx.n_vocab, cand);
 
     assert_int_equal(n, get(c, "kept")->valueint);

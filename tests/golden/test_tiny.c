@@ -94,8 +94,8 @@ static float logprob(const float *row, uint32_t n_vocab, int32_t id)
 
 /* What a rank reports is what the logits say, and its greedy tokens are the reference's as far as no step was a
  * near-tie. */
-static void compare_rank(const struct golden_dir *g, struct sk_backend *be, const struct golden_case *c,
-                         const float *logits, float tol)
+static void compare_rank(struct golden_dir *g, struct sk_backend *be, const struct golden_case *c, const float *logits,
+                         float tol)
 {
     const struct sk_rank_conf conf = {
         .max_slot = 1, .max_len = 128, .max_row = 64, .max_result = 64, .kv_bytes = 4 << 20, .kv_dtype = SK_F32};
@@ -134,7 +134,7 @@ static void compare_rank(const struct golden_dir *g, struct sk_backend *be, cons
     sk_rank_close(rank);
 }
 
-static void compare_case(const struct golden_dir *g, struct sk_backend *be, const struct cJSON *v)
+static void compare_case(struct golden_dir *g, struct sk_backend *be, const struct cJSON *v)
 {
     struct golden_case c;
     uint32_t n_vocab = g->dir.desc.n_vocab;

@@ -350,7 +350,9 @@ static void put_hello(struct mock *m)
                               .n_group = 1,
                               .n_blk = {1 << 20},
                               .credit = m->max_seqs,
-                              .pid = (uint32_t)getpid()};
+                              .pid = (uint32_t)getpid(),
+                              .n_tp = 1,
+                              .n_pp = 1};
     snprintf(h.digest, sizeof h.digest, "%s", m->dir.digest);
     sk_wire_put_hello(&m->chan.out, &h);
 }

@@ -135,9 +135,9 @@ static void norm(struct maker *m, const char *name)
         vector(m, bias, m->d->n_embd, 0, 0.1f);
 }
 
-static uint32_t lcm32(uint32_t hs)
+static uint32_t head_slab(enum sk_dtype dtype, uint32_t hs)
 {
-    return hs % 32 ? hs * 2 : hs; /* hs is a multiple of 16 */
+    return hs % (uint32_t)sk_pack_unit(dtype) ? hs * 2 : hs; /* hs is a multiple of 16, the unit at most 32 */
 }
 
 static const char *name_of(char name[SK_DIR_NAME_MAX], uint32_t l, const char *what)
@@ -162,8 +162,9 @@ static void layer(struct maker *m, uint32_t l)
                          .split = SK_SPLIT_OUT,
                          .scale = in};
     matrix(m, m->dtype, &qkv);
-    struct matrix o = {name_of(name, l, "o"), .n_out = d->n_embd,     .n_in = d->n_head * hs, .slab_k = lcm32(hs),
-                       .in_unit = hs,         .in_used = d->head_dim, .split = SK_SPLIT_IN,   .scale = 0.5f * in};
+    struct matrix o = {
+        name_of(name, l, "o"), .n_out = d->n_embd,     .n_in = d->n_head * hs, .slab_k = head_slab(m->dtype, hs),
+        .in_unit = hs,         .in_used = d->head_dim, .split = SK_SPLIT_IN,   .scale = 0.5f * in};
     matrix(m, m->dtype, &o);
     if (d->qk_norm) {
         vector(m, name_of(name, l, "q_norm"), d->head_dim, 1, 0.2f);

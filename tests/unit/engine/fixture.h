@@ -17,8 +17,8 @@ struct fixture {
 void fixture_desc(struct sk_desc *ret);
 
 /* Makes weights for *desc (checked here). dtype is that of the matrices except pos_embed; q8 and q4 need n_embd and
- * n_ffn in multiples of 32. Row-split tensors (o, down) have slabs of lcm(head stride, 32) and 32 inputs where those
- * divide, else one slab. */
+ * n_ffn in multiples of 32. Row-split tensors: o has slabs of a head (two where blocks of 32 need it), down of
+ * 32 inputs where they divide, else one slab. */
 void fixture_open(struct fixture *f, const struct sk_desc *desc, enum sk_dtype dtype, uint64_t seed);
 void fixture_close(struct fixture *f);
 

@@ -55,6 +55,7 @@ struct rig {
     struct fixture fix;
     struct sk_backend *be;
     struct sk_rank *rank;
+    struct sk_crew *crew;
     struct sk_loop *loop;
     struct sk_record *record;
     struct front front;
@@ -86,10 +87,11 @@ static void rig_open(struct rig *r, const struct model *m, const struct way *w, 
                               .max_result = w->max_row,
                               .kv_bytes = 64 << 20,
                               .kv_dtype = m->kv_dtype};
-    assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, &rc, &need, &err), 0);
+    assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, NULL, &rc, &need, &err), 0);
     rc.kv_bytes = (w->n_blk ? w->n_blk : 1024) * need.kv_block;
-    assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, &rc, &need, &err), 0);
+    assert_int_equal(sk_rank_plan(&r->fix.dir, &r->fix.w, r->be, NULL, &rc, &need, &err), 0);
     assert_int_equal(sk_rank_open(&r->fix.dir, &r->fix.w, r->be, NULL, &rc, &r->rank, &err), 0);
+    assert_int_equal(sk_crew_open(&(struct sk_crew_conf){.rank = r->rank}, &r->crew, &err), 0);
 
     struct sk_loop_conf lc = {.max_seqs = w->max_seqs,
                               .max_row = w->max_row,
@@ -97,7 +99,7 @@ static void rig_open(struct rig *r, const struct model *m, const struct way *w, 
                               .max_queue = 400,
                               .draft = {.max = w->max_draft, .always = true},
                               .n_vocab = desc.n_vocab,
-                              .rank = r->rank};
+                              .crew = r->crew};
     lc.n_eos = r->fix.dir.n_eos;
     memcpy(lc.eos, r->fix.dir.eos, sizeof lc.eos);
     lc.kv = (struct sk_kvpool_conf){.n_group = r->fix.dir.desc.n_group,
@@ -121,6 +123,7 @@ static void rig_close(struct rig *r)
     front_done(&r->front);
     sk_loop_close(r->loop);
     sk_record_close(r->record);
+    sk_crew_close(r->crew);
     sk_rank_close(r->rank);
     r->be->close(r->be);
     fixture_close(&r->fix);
@@ -341,7 +344,7 @@ static void test_replay(void **state)
         rig_open(&r, m, &w, NULL);
         assert_int_equal(sk_player_open(path, &p, &h, &err), 0);
         assert_int_equal(h.conf.max_row, w.max_row);
-        int rc = sk_replay(p, r.rank, &s, &err);
+        int rc = sk_replay(p, r.crew, true, &s, &err);
         assert_int_equal(rc, changed ? -SK_EFORMAT : 0);
         if (changed)
             assert_non_null(strstr(err.msg, "step "));

@@ -70,8 +70,11 @@ static void replay(const struct sk_conf *c, const struct sk_board *b, int index,
         assert_int_equal(fflush(f), 0);
         snprintf(path, sizeof path, "/proc/self/fd/%d", fileno(f));
         assert_int_equal(sk_player_open(path, &p, &h, &err), 0);
-        if (sk_load_open(c, &h, on_load, NULL, &l, &err) || sk_replay(p, l.rank, &s, &err))
+        const struct sk_load_conf lc = {.options = c, .replay = &h, .cb = on_load};
+        struct sk_crew *crew;
+        if (sk_load_open(&lc, &l, &err) || sk_load_crew(&l, &crew, &err) || sk_replay(p, crew, true, &s, &err))
             fail_msg("segment %llu: %s", (unsigned long long)number, err.msg);
+        sk_crew_close(crew);
         sk_load_close(&l);
         sk_player_close(p);
         fclose(f);
@@ -111,7 +114,7 @@ static void run(const struct model *m, const char *dir)
     int fd;
     assert_int_equal(sk_board_make(32, MAX_PLAN, SEGMENT_BYTES, &fd, &board, &err), 0);
     recording.board_fd = fd;
-    if (sk_load_open(&c, NULL, on_load, NULL, &l, &err))
+    if (sk_load_open(&(struct sk_load_conf){.options = &c, .cb = on_load}, &l, &err))
         fail_msg("%s", err.msg);
     if (sk_load_loop_open(&l, &recording, &ll, &err))
         fail_msg("%s", err.msg);

@@ -34,7 +34,7 @@ static void context_fits_the_cache(void **state)
     snprintf(c.device, sizeof c.device, "ref");
     c.max_step_tokens = 64;
     for (c.kv_memory = 32 << 10; c.kv_memory < 128 << 10; c.kv_memory += 5 << 10) {
-        if (sk_load_open(&c, NULL, on_load, NULL, &l, &err))
+        if (sk_load_open(&(struct sk_load_conf){.options = &c, .cb = on_load}, &l, &err))
             fail_msg("%s", err.msg);
         struct sk_kvpool_conf pool = {.n_group = 2, .block_tok = SK_KV_BLOCK};
         memcpy(pool.n_blk, l.need.n_blk, sizeof pool.n_blk);
@@ -45,8 +45,46 @@ static void context_fits_the_cache(void **state)
     }
     c.kv_memory = 25 << 10;
     c.max_model_len = 256; /* asked for: refused */
-    assert_int_equal(sk_load_open(&c, NULL, on_load, NULL, &l, &err), -SK_ENOMEM);
+    assert_int_equal(sk_load_open(&(struct sk_load_conf){.options = &c, .cb = on_load}, &l, &err), -SK_ENOMEM);
     assert_string_equal(err.param, "kv-memory");
+}
+
+/* A replay has the recording's blocks, whatever its memory would hold. */
+static void replay_has_the_recordings_blocks(void **state)
+{
+    struct sk_err err = {0};
+    struct sk_load l;
+    struct sk_conf c;
+    struct sk_desc desc;
+    fixture_desc(&desc);
+    enginedir_write(&desc, SK_F32, dir);
+    sk_conf_defaults(&c);
+    snprintf(c.dir, sizeof c.dir, "%s", dir);
+    snprintf(c.device, sizeof c.device, "ref");
+    c.max_step_tokens = 64;
+    c.kv_memory = 64 << 10;
+    assert_int_equal(sk_load_open(&(struct sk_load_conf){.options = &c, .cb = on_load}, &l, &err), 0);
+    struct sk_record_head h = {.conf = l.rank_conf};
+    sk_rank_limits(l.rank, &h.limits);
+    sk_load_close(&l);
+    h.limits.n_blk[0] += 3;
+    assert_int_equal(sk_load_open(&(struct sk_load_conf){.options = &c, .replay = &h, .cb = on_load}, &l, &err), 0);
+    assert_int_equal(l.need.n_blk[0], h.limits.n_blk[0]);
+    sk_load_close(&l);
+}
+
+static void memory_that_is_not_there_is_refused(void **state)
+{
+    struct sk_err err = {0};
+    struct sk_load l;
+    struct sk_conf c;
+    sk_conf_defaults(&c);
+    snprintf(c.dir, sizeof c.dir, "%s", dir);
+    snprintf(c.device, sizeof c.device, "ref");
+    c.kv_memory = (int64_t)1 << 50;
+    assert_int_equal(sk_load_open(&(struct sk_load_conf){.options = &c, .cb = on_load}, &l, &err), -SK_ENOMEM);
+    assert_string_equal(err.param, "kv-memory");
+    assert_non_null(strstr(err.msg, "available are"));
 }
 
 static int make_dir(void **state)
@@ -65,6 +103,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(context_fits_the_cache),
+        cmocka_unit_test(replay_has_the_recordings_blocks),
+        cmocka_unit_test(memory_that_is_not_there_is_refused),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -125,7 +125,6 @@ struct sk_dev kern_new(struct sk_backend *be, size_t bytes)
     while (i < MAX_BUFFER && buffers[i].be != NULL)
         i++;
     assert_true(i < MAX_BUFFER);
-    bytes = (bytes / sizeof(struct sk_result_row) + 1) * sizeof(struct sk_result_row);
     buffers[i].be = be;
     buffers[i].bytes = bytes;
     buffers[i].dev = be->alloc(be, bytes);
@@ -143,12 +142,8 @@ struct sk_dev kern_put(struct sk_backend *be, const void *src, size_t bytes)
 
 void kern_get(struct sk_backend *be, struct sk_dev src, void *dst, size_t bytes)
 {
-    uint32_t n_row = (uint32_t)(bytes / sizeof(struct sk_result_row)) + 1;
-    struct sk_result_row *rows = kern_zeros(n_row * sizeof *rows);
-    be->fetch(be, rows, src, n_row);
+    be->fetch(be, dst, src, bytes);
     assert_int_equal(be->wait(be), 0);
-    memcpy(dst, rows, bytes);
-    sk_free(rows);
 }
 
 static void free_buffer(int i)
@@ -203,15 +198,21 @@ static void *pack_rows(uint32_t stream, const struct sk_pack *p, uint32_t first)
     return data;
 }
 
-struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in,
-                       uint32_t slab_k)
+struct sk_mat kern_mat_rows(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t first, uint32_t n_out,
+                            uint32_t n_in, uint32_t slab_k)
 {
     struct sk_mat mat = {0};
     assert_int_equal(sk_pack_layout(&mat.pack, dtype, n_out, n_in, slab_k), 0);
-    void *data = pack_rows(stream, &mat.pack, 0);
+    void *data = pack_rows(stream, &mat.pack, first);
     mat.data = kern_put(be, data, mat.pack.bytes);
     sk_free(data);
     return mat;
+}
+
+struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in,
+                       uint32_t slab_k)
+{
+    return kern_mat_rows(be, stream, dtype, 0, n_out, n_in, slab_k);
 }
 
 void kern_mat_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32_t out, float *ret)

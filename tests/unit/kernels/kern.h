@@ -35,8 +35,8 @@ uint32_t kern_below(uint32_t stream, uint32_t i, uint32_t n);
 float *kern_rows(uint32_t stream, uint32_t n_row, uint32_t width, uint32_t ld);
 void *kern_zeros(size_t bytes); /* the caller frees it */
 
-/* Buffers. kern_get brings bytes back through fetch, the only way out; so buffers are made by kern_put or kern_new
- * alone, which round sizes up to result rows. All buffers of a backend are freed by kern_free_all. */
+/* Buffers. kern_get brings bytes back through fetch, the only way out. kern_free_all frees all that kern_put and
+ * kern_new made of a backend. */
 struct sk_dev kern_new(struct sk_backend *be, size_t bytes);
 struct sk_dev kern_put(struct sk_backend *be, const void *src, size_t bytes);
 void kern_get(struct sk_backend *be, struct sk_dev src, void *dst, size_t bytes);
@@ -46,6 +46,9 @@ void kern_free_all(struct sk_backend *be);
 /* A matrix of about N(0, 1 / n_in) weights, packed and uploaded. */
 struct sk_mat kern_mat(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t n_out, uint32_t n_in,
                        uint32_t slab_k);
+/* Rows first..first + n_out - 1 of a matrix, as one. */
+struct sk_mat kern_mat_rows(struct sk_backend *be, uint32_t stream, enum sk_dtype dtype, uint32_t first, uint32_t n_out,
+                            uint32_t n_in, uint32_t slab_k);
 /* Row `out` of the same matrix as floats. */
 void kern_mat_row(uint32_t stream, enum sk_dtype dtype, uint32_t n_in, uint32_t out, float *ret);
 

@@ -1,5 +1,5 @@
-/* embed, add, gather and what comes before a linear (norm, act) of every backend and level against kernels/ref, and
- * each row alone against itself among others. */
+/* embed, add, gather, narrow, widen, checksum and what comes before a linear (norm, act) of every backend and level
+ * against kernels/ref, and each row alone against itself among others. */
 #include "tests/unit/kernels/kern.h"
 
 #include <math.h>
@@ -160,9 +160,13 @@ static void check_act(const struct kern *k)
     }
 }
 
-static void run_embed(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim, bool pos_table, float *ret)
+enum { N_VOCAB = 37 };
+
+/* By a table of rows first..first + n - 1 of the vocabulary. */
+static void run_embed(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim, bool pos_table, uint32_t first,
+                      uint32_t n, float *ret)
 {
-    enum { N_VOCAB = 37, N_SLOT = 3, MAX_LEN = 20 };
+    enum { N_SLOT = 3, MAX_LEN = 20 };
     const uint32_t ld = (uint32_t)SK_ALIGN16(dim),
                    slab = dim % 2 == 0 && dim / 2 % (uint32_t)sk_pack_unit(dtype) == 0 ? dim / 2 : dim;
     int32_t slot[N_ROW], pos[N_ROW], token[N_SLOT * MAX_LEN];
@@ -172,21 +176,42 @@ static void run_embed(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim, 
         slot[r] = (int32_t)kern_below(31, r, N_SLOT);
         pos[r] = (int32_t)kern_below(32, r, MAX_LEN);
     }
-    struct sk_mat table = kern_mat(be, 33, dtype, N_VOCAB, dim, slab),
+    struct sk_mat table = kern_mat_rows(be, 33, dtype, first, n, dim, slab),
                   place = kern_mat(be, 34, SK_F32, MAX_LEN, dim, dim);
     struct sk_rows rows = {.n_row = N_ROW,
                            .slot = kern_put(be, slot, sizeof slot),
                            .pos = kern_put(be, pos, sizeof pos),
                            .token = kern_put(be, token, sizeof token),
                            .max_len = MAX_LEN};
-    struct sk_op_embed op = {.out = kern_new(be, (size_t)N_ROW * ld * 4),
+    struct sk_op_embed op = {.out = kern_put(be, ret, (size_t)N_ROW * ld * 4), /* anything is there before */
                              .ld = ld,
+                             .first = first,
                              .table = &table,
                              .pos_table = pos_table ? &place : NULL,
                              .rows = &rows};
     be->embed(be, &op);
     kern_get(be, op.out, ret, (size_t)N_ROW * ld * 4);
     kern_free_all(be);
+}
+
+/* Ranks with a part of the table each: a row has its bits from one of them and zeros from the others. */
+static void check_parts(struct sk_backend *be, enum sk_dtype dtype, uint32_t dim)
+{
+    static const uint32_t cuts[] = {0, 5, 6, 22, N_VOCAB};
+    const size_t n = (size_t)N_ROW * SK_ALIGN16(dim);
+    float *want = kern_zeros(n * 4), *sum = kern_zeros(n * 4), *got = kern_zeros(n * 4);
+
+    run_embed(be, dtype, dim, false, 0, N_VOCAB, want);
+    for (int i = 0; i < 4; i++) {
+        memset(got, 0xff, n * 4);
+        run_embed(be, dtype, dim, false, cuts[i], cuts[i + 1] - cuts[i], got);
+        for (size_t j = 0; j < n; j++) {
+            assert_true(got[j] == 0 || memcmp(&got[j], &want[j], 4) == 0);
+            sum[j] += got[j];
+        }
+    }
+    kern_assert_near(sum, want, n, 0, "parts of embed");
+    sk_free(want), sk_free(sum), sk_free(got);
 }
 
 static void check_embed(const struct kern *k)
@@ -199,10 +224,11 @@ static void check_embed(const struct kern *k)
             size_t n = (size_t)N_ROW * SK_ALIGN16(dim);
             float *want = kern_zeros(n * 4), *got = kern_zeros(n * 4);
             for (int place = 0; place < 2; place++) {
-                run_embed(k->ref, (enum sk_dtype)dtype, dim, place, want);
-                run_embed(k->two, (enum sk_dtype)dtype, dim, place, got);
+                run_embed(k->ref, (enum sk_dtype)dtype, dim, place, 0, N_VOCAB, want);
+                run_embed(k->two, (enum sk_dtype)dtype, dim, place, 0, N_VOCAB, got);
                 check_rows(want, got, N_ROW, dim, (uint32_t)SK_ALIGN16(dim), 1e-7, "embed");
             }
+            check_parts(k->two, (enum sk_dtype)dtype, dim);
             sk_free(want), sk_free(got);
         }
     }
@@ -240,6 +266,65 @@ static void check_add_gather(const struct kern *k)
     }
 }
 
+/* Any bits: one in four a NaN or infinite, one in four denormal, and halves between two bf16. */
+static float *any_floats(uint32_t n)
+{
+    float *ret = kern_zeros(n * sizeof *ret);
+
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t kind = kern_below(43, i, 4), low = kern_below(44, i, 1 << 16);
+        uint32_t bits = kern_below(45, i, 1 << 16) << 16;
+        bits = kind == 0 ? bits | 0x7f800000 : kind == 1 ? bits & 0x807f0000 : bits;
+        bits |= low % 8 == 0 ? 0x8000 : low % 8 == 1 ? 0 : low;
+        memcpy(&ret[i], &bits, sizeof bits);
+    }
+    return ret;
+}
+
+struct flat {
+    uint16_t *narrow;
+    float *widen;
+    uint64_t sum;
+};
+
+static void run_flat(struct sk_backend *be, const float *x, uint32_t n, struct flat *ret)
+{
+    struct sk_dev in = kern_put(be, x, n * 4), half = kern_new(be, n * 2), out = kern_new(be, n * 4),
+                  sum = kern_new(be, 8);
+
+    be->narrow(be, half, in, n);
+    be->widen(be, out, half, n);
+    be->checksum(be, sum, in, n);
+    kern_get(be, half, ret->narrow, n * 2);
+    kern_get(be, out, ret->widen, n * 4);
+    kern_get(be, sum, &ret->sum, 8);
+    kern_free_all(be);
+}
+
+static void check_flat(const struct kern *k)
+{
+    static const uint32_t sizes[] = {16, 48, 576, 4096, 100000}; /* the last one in stretches, by two threads */
+    struct flat want = {kern_zeros(100000 * 2), kern_zeros(100000 * 4), 0},
+                got = {kern_zeros(100000 * 2), kern_zeros(100000 * 4), 0};
+
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const uint32_t n = sizes[i];
+        float *x = any_floats(n), last;
+        run_flat(k->ref, x, n, &want);
+        run_flat(k->two, x, n, &got);
+        kern_assert_same_bits(got.narrow, want.narrow, n * 2, "narrow");
+        kern_assert_same_bits(got.widen, want.widen, n * 4, "widen");
+        assert_int_equal(got.sum, want.sum);
+        last = x[n - 1];
+        x[n - 1] = x[0];
+        x[0] = last;
+        run_flat(k->two, x, n, &got);
+        assert_true(got.sum != want.sum);
+        sk_free(x);
+    }
+    sk_free(want.narrow), sk_free(want.widen), sk_free(got.narrow), sk_free(got.widen);
+}
+
 static void norm(void **state)
 {
     kern_each(check_norm);
@@ -260,9 +345,14 @@ static void add_and_gather(void **state)
     kern_each(check_add_gather);
 }
 
+static void narrow_widen_and_checksum(void **state)
+{
+    kern_each(check_flat);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(norm), cmocka_unit_test(act), cmocka_unit_test(embed),
-                                       cmocka_unit_test(add_and_gather)};
+                                       cmocka_unit_test(add_and_gather), cmocka_unit_test(narrow_widen_and_checksum)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,7 @@ static void check(const struct sk_samp *s, const int32_t *list, const int32_t *t
     float row[N];
     uint32_t count[N] = {0};
     memcpy(row, raw, sizeof row);
-    sk_logits_row(s, list, token, N, row, count);
+    sk_logits_row(s, list, token, &(struct sk_logits_span){row, 0, N}, count);
     for (int i = 0; i < N; i++) {
         if (row[i] != want[i])
             fail_msg("token %d: %g, not %g", i, row[i], want[i]);

@@ -219,6 +219,7 @@ static void toy_init(struct toy *t, enum sk_dtype dtype, const float *qkv)
                                             .ld_out = N_HEAD * STRIDE,
                                             .ld_qkv = LD_QKV,
                                             .n_head = N_HEAD,
+                                            .head_ratio = N_HEAD / N_KV,
                                             .scale = 1,
                                             .rows = &t->rows,
                                             .table = kern_put(be, table, sizeof table),
@@ -365,6 +366,48 @@ static void rope_rotates_and_head_norm_scales(void **state)
     }
 }
 
+static void narrow_rounds_to_even(void **state)
+{
+    const float x[16] = {1, -2.5f, 0x1.01p0f, 0x1.03p0f, 0x1.010002p0f, -0.0f, 0x1p-133f, 3.4e38f, INFINITY, -INFINITY};
+    const uint16_t want[10] = {0x3f80, 0xc020, 0x3f80, 0x3f82, 0x3f81, 0x8000, 0x0001, 0x7f80, 0x7f80, 0xff80};
+    const uint32_t nan = 0xff800001; /* its low half alone says that it is one */
+    struct sk_dev in = put(x, 16), half = kern_new(be, 16 * 2), out = kern_new(be, 16 * 4);
+    uint16_t got[16];
+    float back[16];
+
+    be->upload(be, sk_dev_at(in, 60), &nan, 4);
+    be->narrow(be, half, in, 16);
+    be->widen(be, out, half, 16);
+    kern_get(be, half, got, sizeof got);
+    kern_get(be, out, back, sizeof back);
+    kern_assert_same_bits(got, want, sizeof want, "narrow");
+    assert_int_equal(got[15], 0xffc0);
+    assert_true(isnan(back[15]) && signbit(back[15]));
+    kern_assert_near(back, (float[]){1, -2.5f, 1, 0x1.04p0f, 0x1.02p0f, 0, 0x1p-133f}, 7, 0, "widen");
+}
+
+/* Against the definition, and each word and place counts. */
+static void checksum_depends_on_every_word_and_its_place(void **state)
+{
+    enum { N = 32 };
+    uint32_t word[N] = {3, 5, 0xffffffff};
+    struct sk_dev x = kern_new(be, sizeof word), out = kern_new(be, 8);
+    uint64_t first, sum;
+
+    be->upload(be, x, word, sizeof word);
+    be->checksum(be, out, x, N);
+    kern_get(be, out, &first, 8);
+    assert_true(first == 3 + 5 * UINT64_C(0x3c6ef363) + UINT64_C(0xffffffff) * 0x78dde6c5);
+    for (int i = 0; i < N; i++) {
+        word[i] ^= 1u << i;
+        be->upload(be, x, word, sizeof word);
+        be->checksum(be, out, x, N);
+        kern_get(be, out, &sum, 8);
+        assert_true(sum != first);
+        word[i] ^= 1u << i;
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -374,6 +417,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(norm, open_ref, close_ref),
         cmocka_unit_test_setup_teardown(activations, open_ref, close_ref),
         cmocka_unit_test_setup_teardown(embed_add_and_gather, open_ref, close_ref),
+        cmocka_unit_test_setup_teardown(narrow_rounds_to_even, open_ref, close_ref),
+        cmocka_unit_test_setup_teardown(checksum_depends_on_every_word_and_its_place, open_ref, close_ref),
         cmocka_unit_test_setup_teardown(attention_of_equal_scores_is_the_mean, open_ref, close_ref),
         cmocka_unit_test_setup_teardown(attention_weighs_by_softmax, open_ref, close_ref),
         cmocka_unit_test_setup_teardown(rope_rotates_and_head_norm_scales, open_ref, close_ref),

@@ -219,6 +219,54 @@ static void test_weights(void **state)
     assert_int_equal(sk_weights_open(scratch, SK_WEIGHTS_LAZY, &w, &err), -SK_ENOENT);
 }
 
+/* Spans as each way brings them: the file's bytes; what is copied is there once for each time, and nothing else of it.
+ */
+static void test_weights_bring(void **state)
+{
+    static const enum sk_weights_how how[] = {SK_WEIGHTS_LAZY, SK_WEIGHTS_AHEAD, SK_WEIGHTS_HUGE};
+    struct file f;
+    struct sk_err err = {0};
+
+    make(&f);
+    write_file(weights, &f, sizeof f);
+    for (int i = 0; i < 3; i++) {
+        struct sk_weights w;
+        const uint8_t *part, *rest;
+        assert_int_equal(sk_weights_open(scratch, how[i], &w, &err), 0);
+        const struct sk_dir_entry *a = sk_weights_find(&w, "a");
+        assert_non_null(a);
+        for (int again = 0; again < 2; again++) {
+            assert_int_equal(sk_weights_bring(&w, a, 64, 128, (const void **)&part, &err), 0);
+            assert_int_equal(sk_weights_bring(&w, a, 0, a->bytes, (const void **)&rest, &err), 0);
+            assert_int_equal(((uintptr_t)part | (uintptr_t)rest) % 64, 0);
+            assert_memory_equal(part, (const uint8_t *)f.matrix + 64, 128);
+            assert_memory_equal(rest, f.matrix, a->bytes);
+            assert_true((part == rest + 64) == (how[i] != SK_WEIGHTS_HUGE));
+            if (how[i] == SK_WEIGHTS_HUGE)
+                assert_int_equal(w.copy_used, 128 + a->bytes);
+            sk_weights_seal(&w);
+            sk_weights_drop(&w);
+        }
+        sk_weights_close(&w);
+    }
+
+    struct sk_weights w;
+    const void *p;
+    assert_int_equal(sk_weights_open(scratch, SK_WEIGHTS_HUGE, &w, &err), 0);
+    const struct sk_dir_entry *a = sk_weights_find(&w, "a");
+    int rc = 0;
+    for (uint64_t n = 0; rc == 0 && n * a->bytes < (64 << 20);
+         n++) /* there is room for all of the file, not for more */
+        rc = sk_weights_bring(&w, a, 0, a->bytes, &p, &err);
+    assert_int_equal(rc, -SK_ENOMEM);
+    sk_weights_drop(&w);
+    assert_int_equal(truncate(weights, (off_t)a->offset), 0);
+    assert_int_equal(sk_weights_bring(&w, a, 0, a->bytes, &p, &err), -SK_EIO);
+    assert_string_equal(err.param, "a");
+    sk_weights_close(&w);
+    unlink(weights);
+}
+
 static void test_weights_errors(void **state)
 {
     struct file f;
@@ -308,8 +356,9 @@ static void test_make(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),         cmocka_unit_test(test_config_errors), cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_weights_errors), cmocka_unit_test(test_cache),         cmocka_unit_test(test_make),
+        cmocka_unit_test(test_config),        cmocka_unit_test(test_config_errors),  cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_weights_bring), cmocka_unit_test(test_weights_errors), cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_make),
     };
 
     if (!mkdtemp(strcpy(scratch, "/tmp/skein-test-XXXXXX")))

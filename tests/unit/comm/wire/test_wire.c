@@ -193,6 +193,40 @@ static void test_view(void **state)
     assert_int_equal(sk_wire_put_view(&b, &v, seqs), -SK_ETOOBIG);
 }
 
+static void test_ranks(void **state)
+{
+    struct sk_wire_rank ranks[] = {{.rank = 0, .pid = 10, .host = "a"}, {.rank = 1, .stage = 1, .host = "b"}};
+    assert_int_equal(sk_wire_put_ranks(&b, ranks, 2), 0);
+    const struct sk_wire_ranks *r = only_frame(SK_FRAME_RANKS);
+    assert_int_equal(r->n_rank, 2);
+    assert_memory_equal(sk_wire_ranks_list(r), ranks, sizeof ranks);
+    refuses_damage();
+    struct sk_wire_rank *w = (void *)((struct sk_wire_ranks *)b.p + 1);
+    memset(w[1].host, 'b', sizeof w[1].host);
+    assert_int_equal(sk_wire_check(&r->frame), -SK_EPROTO);
+    sk_buf_clear(&b);
+    assert_int_equal(sk_wire_put_ranks(&b, NULL, 0), 0);
+    assert_int_equal(sk_wire_check((const struct sk_frame *)b.p), -SK_EPROTO);
+}
+
+static void test_seats(void **state)
+{
+    const struct sk_wire_seat seats[] = {{.job = 3, .choice = 1}, {.job = 4}};
+    const struct sk_wire_seats s = {.step = 9, .progress = 2};
+    for (uint32_t n = 0; n <= 2; n++) {
+        struct sk_wire_seats some = s;
+        some.n_seat = n;
+        sk_buf_clear(&b);
+        assert_int_equal(sk_wire_put_seats(&b, &some, seats), 0);
+        const struct sk_wire_seats *r = only_frame(SK_FRAME_SEATS);
+        assert_int_equal(r->step, 9);
+        assert_int_equal(r->progress, 2);
+        assert_int_equal(r->n_seat, n);
+        assert_memory_equal(sk_wire_seats_list(r), seats, n * sizeof *seats);
+        refuses_damage();
+    }
+}
+
 static void test_small(void **state)
 {
     struct sk_wire_stats st = {.steps = 3, .blk_cached = 4};
@@ -305,6 +339,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_seq, setup, teardown),
         cmocka_unit_test_setup_teardown(test_peek, setup, teardown),
         cmocka_unit_test_setup_teardown(test_view, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_ranks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_seats, setup, teardown),
         cmocka_unit_test_setup_teardown(test_small, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tokens, setup, teardown),
         cmocka_unit_test_setup_teardown(test_tokens_empty, setup, teardown),

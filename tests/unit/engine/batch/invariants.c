@@ -105,7 +105,7 @@ static uint32_t check_list(const struct sk_seq_list *list, enum sk_seq_state sta
 void invariants_check(const struct sk_loop *l)
 {
     const struct sk_seqs *s = l->seqs;
-    uint32_t n = 0;
+    uint32_t n = 0, n_plan = 0;
     invariants_pool(l->pool);
     check_refs(l);
     n += check_list(&s->free, SK_SEQ_FREE, false);
@@ -113,10 +113,16 @@ void invariants_check(const struct sk_loop *l)
     n += check_list(&s->wait, SK_SEQ_WAIT, true);
     n += check_list(&s->run, SK_SEQ_RUN, true);
     for (const struct sk_seq *q = s->run.first; q; q = q->next) {
+        uint32_t n_pos = q->n_planned > q->n_tok ? q->n_planned : q->n_tok;
         sk_assert(q->n_computed < q->n_tok && q->n_tok <= q->n_prompt + q->max_gen);
-        sk_assert(q->n_computed <= q->n_blk * l->conf.kv.block_tok);
-        sk_assert(q->n_blk <= sk_kvpool_blocks(&l->conf.kv, q->n_tok)); /* wrong drafts' are given back */
+        sk_assert(q->n_computed <= q->n_planned && q->n_planned <= q->n_blk * l->conf.kv.block_tok);
+        sk_assert(q->n_blk <= sk_kvpool_blocks(&l->conf.kv, n_pos)); /* wrong drafts' are given back */
+        sk_assert(q->n_plan > 0 || (q->n_planned == q->n_computed && !q->cancelled));
+        n_plan += q->n_plan;
     }
+    for (uint32_t i = 0; i < s->n_plan; i++)
+        n_plan -= l->sent[(l->first_sent + i) % l->depth].n_run;
+    sk_assert(n_plan == 0 && s->n_plan <= l->depth);
     sk_assert(n == s->max_seq);
     sk_assert(s->run.n + l->n_slot_free + l->n_slot_close == l->conf.max_seqs);
 }

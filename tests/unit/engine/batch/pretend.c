@@ -13,14 +13,21 @@ struct pretend_slot {
     int32_t tok[PRETEND_MAX_LEN];
     int32_t blk[SK_MAX_GROUPS][PRETEND_MAX_LEN];
 };
-struct sk_rank {
+struct pretend_result {
+    struct sk_result_row *rows;
+    uint32_t n;
+    uint64_t step;
+    bool draws[PRETEND_MAX_SLOT], runs[PRETEND_MAX_SLOT]; /* what its plan does in a slot */
+};
+struct sk_crew {
     struct sk_loop_conf conf;
     const struct sk_loop *loop;
     struct sk_plan_limits lim;
     struct pretend_slot slots[PRETEND_MAX_SLOT];
     uint64_t cache[SK_MAX_GROUPS][PRETEND_MAX_BLK][32];
-    struct sk_result_row rows[4096];
-    uint32_t n_row;
+    struct pretend_result result[PRETEND_MAX_DEPTH], *now; /* a ring; now: of the plan at hand */
+    uint32_t depth, n_sent, n_done, most;
+    uint64_t dice;
     uint64_t step_us, row_us; /* 0 = the clock is left alone */
 };
 
@@ -87,12 +94,17 @@ uint32_t pretend_expect(const struct sk_loop_conf *c, const int32_t *prompt, uin
     return n;
 }
 
-struct sk_rank *pretend_new(const struct sk_loop_conf *c)
+struct sk_crew *pretend_new(const struct sk_loop_conf *c)
 {
-    struct sk_rank *r = sk_calloc(1, sizeof *r);
+    struct sk_crew *r = sk_calloc(1, sizeof *r);
     sk_assert(r && c->max_seqs <= PRETEND_MAX_SLOT && c->max_len <= PRETEND_MAX_LEN && c->max_row <= 4096 &&
               c->kv.block_tok <= 32);
     r->conf = *c;
+    r->depth = 1;
+    for (int i = 0; i < PRETEND_MAX_DEPTH; i++) {
+        r->result[i].rows = sk_calloc(c->max_row, sizeof *r->result[i].rows);
+        sk_assert(r->result[i].rows);
+    }
     r->lim = (struct sk_plan_limits){.max_slot = c->max_seqs,
                                      .max_len = c->max_len,
                                      .n_vocab = PRETEND_VOCAB,
@@ -106,29 +118,43 @@ struct sk_rank *pretend_new(const struct sk_loop_conf *c)
     return r;
 }
 
-void pretend_bind(struct sk_rank *r, const struct sk_loop *l)
+void pretend_bind(struct sk_crew *r, const struct sk_loop *l)
 {
     r->loop = l;
 }
 
-void pretend_slow(struct sk_rank *r, uint64_t step_us)
+void pretend_slow(struct sk_crew *r, uint64_t step_us)
 {
     r->step_us = step_us;
 }
 
-void pretend_slow_rows(struct sk_rank *r, uint64_t row_us)
+void pretend_slow_rows(struct sk_crew *r, uint64_t row_us)
 {
     r->row_us = row_us;
 }
 
-void pretend_free(struct sk_rank *r)
+void pretend_stages(struct sk_crew *r, uint32_t n, uint64_t seed)
 {
+    sk_assert(n > 1 && n + 1 <= PRETEND_MAX_DEPTH);
+    r->depth = n + 1;
+    r->dice = mix(7, seed);
+}
+
+uint32_t pretend_most(const struct sk_crew *r)
+{
+    return r->most;
+}
+
+void pretend_free(struct sk_crew *r)
+{
+    for (int i = 0; i < PRETEND_MAX_DEPTH; i++)
+        sk_free(r->result[i].rows);
     sk_free(r);
 }
 
-static void put_row(struct sk_rank *r, const struct pretend_slot *s, uint64_t h, int32_t id, int32_t n_top)
+static void put_row(struct sk_crew *r, const struct pretend_slot *s, uint64_t h, int32_t id, int32_t n_top)
 {
-    struct sk_result_row *row = &r->rows[r->n_row++];
+    struct sk_result_row *row = &r->now->rows[r->now->n++];
     *row = (struct sk_result_row){
         .id = id, .logprob = logprob_of(h, id), .rank = 1, .n_top = n_top > 0 ? (uint32_t)n_top : 0};
     for (uint32_t i = 0; i < row->n_top; i++) {
@@ -138,7 +164,7 @@ static void put_row(struct sk_rank *r, const struct pretend_slot *s, uint64_t h,
 }
 
 /* Would position p of this slot read what belongs there? Then it is written. */
-static void attend(struct sk_rank *r, struct pretend_slot *s, uint32_t p, const uint64_t *hash)
+static void attend(struct sk_crew *r, struct pretend_slot *s, uint32_t p, const uint64_t *hash)
 {
     uint32_t bt = r->conf.kv.block_tok;
     for (uint32_t g = 0; g < r->conf.kv.n_group; g++) {
@@ -152,7 +178,17 @@ static void attend(struct sk_rank *r, struct pretend_slot *s, uint32_t p, const 
     }
 }
 
-static void run(struct sk_rank *r, const struct sk_plan_run *run)
+/* A plan whose token is not back has the last rows of its sequence. */
+static void check_alone(struct sk_crew *r, const struct sk_plan_run *run)
+{
+    for (uint32_t i = r->n_done; i != r->n_sent; i++)
+        sk_assert(!r->result[i % r->depth].draws[run->slot]);
+    sk_assert(!r->now->runs[run->slot]);
+    r->now->runs[run->slot] = true;
+    r->now->draws[run->slot] = run->want & SK_RUN_SAMPLE;
+}
+
+static void run(struct sk_crew *r, const struct sk_plan_run *run)
 {
     struct pretend_slot *s = &r->slots[run->slot];
     uint64_t hash[PRETEND_MAX_LEN];
@@ -160,6 +196,9 @@ static void run(struct sk_rank *r, const struct sk_plan_run *run)
     uint32_t end = run->pos + run->n;
     sk_assert(s->open && end <= s->n_tok && (run->pos >= s->n_prompt || end <= s->n_prompt));
     memcpy(last, s->tok, end * sizeof *last);
+    for (uint32_t p = 0; p < end; p++)
+        sk_assert(s->tok[p] >= 0); /* it was told, or drew it itself */
+    check_alone(r, run);
     for (uint32_t p = 0; p < end; p++)
         hash[p] = hash_text(&r->conf, s->tok, p + 1, s->n_prompt);
     for (uint32_t p = run->pos; p < end; p++) {
@@ -173,7 +212,7 @@ static void run(struct sk_rank *r, const struct sk_plan_run *run)
         int32_t id = draw(hash[p], last[p], &s->params, s->list, s->choice, run->want & SK_RUN_MIN_TOKENS);
         put_row(r, s, hash[p], id, s->params.n_logprobs);
         if (p + 1 < PRETEND_MAX_LEN)
-            s->tok[p + 1] = id; /* over the draft */
+            s->tok[p + 1] = r->depth == 1 ? id : -1; /* over the draft */
         if (p + 1 == s->n_tok)
             s->n_tok++;
     }
@@ -193,7 +232,7 @@ static void append(struct pretend_slot *s, const struct sk_plan_append *a)
     s->n_blk[a->group] += a->n;
 }
 
-static void trim(const struct sk_rank *r, struct pretend_slot *s, uint32_t pos)
+static void trim(const struct sk_crew *r, struct pretend_slot *s, uint32_t pos)
 {
     sk_assert(s->open && pos < s->n_tok);
     s->n_tok = pos;
@@ -220,23 +259,40 @@ static void check_step(const struct sk_loop *l)
         n_suspect += sk_seq_is_suspect(q);
     sk_assert(n_suspect <= 1 && (todo->kind != SK_SEQ_KIND_SUSPECT || todo->n_run == 1));
     for (uint32_t i = 0; i < todo->n_run; i++)
-        sk_assert(sk_seq_kind(todo->run[i].seq) == todo->kind);
+        sk_assert(sk_seq_kind(todo->run[i].seq) == todo->kind && !todo->run[i].seq->cancelled);
+    uint32_t n_way = 0;
+    for (const struct sk_seq *q = l->seqs->run.first; q; q = q->next) {
+        n_way += q->n_plan > 0;
+        sk_assert(q->n_plan == 0 || !sk_seq_is_suspect(q) || l->seqs->n_plan == 1);
+    }
     const struct sk_board *b = l->conf.board;
     if (!b)
         return;
-    sk_assert(sk_board_in_step(b) && sk_board_seats(b) == todo->n_run && b->head->step == l->step);
-    for (uint32_t i = 0; i < todo->n_run; i++)
-        sk_assert(b->seat[i].job == todo->run[i].seq->job->id && b->seat[i].choice == todo->run[i].seq->choice);
+    sk_assert(sk_board_in_step(b) && sk_board_seats(b) == n_way && b->head->step == l->step);
+    for (uint32_t i = 0; i < todo->n_run; i++) {
+        bool there = false;
+        for (uint32_t k = 0; k < n_way; k++)
+            there =
+                there || (b->seat[k].job == todo->run[i].seq->job->id && b->seat[k].choice == todo->run[i].seq->choice);
+        sk_assert(there);
+    }
 }
 
-int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *err)
+uint32_t sk_crew_depth(const struct sk_crew *r)
 {
+    return r->depth;
+}
+
+int sk_crew_submit(struct sk_crew *r, const void *plan, size_t n, struct sk_err *err)
+{
+    sk_assert(r->n_sent - r->n_done < r->depth);
     sk_assert(sk_plan_check(plan, n, &r->lim, err) == 0);
+    r->now = &r->result[r->n_sent % r->depth];
+    *r->now = (struct pretend_result){.rows = r->now->rows, .step = ((const struct sk_plan_head *)plan)->step};
     if (r->loop)
         check_step(r->loop);
     if (r->step_us || r->row_us)
         sk_clock_set(sk_clock_us() + r->step_us + r->row_us * ((const struct sk_plan_head *)plan)->n_row);
-    r->n_row = 0;
     for (const struct sk_plan_rec *rec = sk_plan_first(plan); rec; rec = sk_plan_next(plan, rec)) {
         struct pretend_slot *s = &r->slots[((const struct sk_plan_close *)rec)->slot];
         const struct sk_plan_drop *d = (const void *)rec;
@@ -266,13 +322,26 @@ int sk_rank_step(struct sk_rank *r, const void *plan, size_t n, struct sk_err *e
             break;
         }
     }
-    sk_assert(r->n_row == ((const struct sk_plan_head *)plan)->n_result);
+    sk_assert(r->now->n == ((const struct sk_plan_head *)plan)->n_result);
+    r->n_sent++;
+    if (r->n_sent - r->n_done > r->most)
+        r->most = r->n_sent - r->n_done;
     return 0;
 }
 
-int sk_rank_wait(struct sk_rank *r, const struct sk_result_row **ret_rows, uint32_t *ret_n, struct sk_err *err)
+int sk_crew_collect(struct sk_crew *r, bool wait, struct sk_crew_result *ret, struct sk_err *err)
 {
-    *ret_rows = r->rows;
-    *ret_n = r->n_row;
-    return 0;
+    sk_assert(r->n_done != r->n_sent);
+    r->dice = r->dice * 6364136223846793005u + 1442695040888963407u;
+    if (!wait && r->depth > 1 && (r->dice >> 33) % 4 > 0)
+        return 0;
+    const struct pretend_result *p = &r->result[r->n_done++ % r->depth];
+    *ret = (struct sk_crew_result){.rows = p->rows, .n = p->n, .step = p->step, .busy_us = r->step_us + 1};
+    return 1;
+}
+
+uint32_t sk_crew_ranks(struct sk_crew *r, struct sk_wire_rank *ret)
+{
+    ret[0] = (struct sk_wire_rank){.host = "pretended"};
+    return 1;
 }

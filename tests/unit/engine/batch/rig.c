@@ -19,11 +19,18 @@ struct sk_loop_conf rig_conf(void)
 
 void rig_open(struct rig *r, const struct sk_loop_conf *c)
 {
+    rig_open_stages(r, c, 1, 0);
+}
+
+void rig_open_stages(struct rig *r, const struct sk_loop_conf *c, uint32_t n_stage, uint64_t seed)
+{
     struct sk_err err = {0};
     r->conf = *c;
-    r->conf.rank = r->rank = pretend_new(c);
+    r->conf.crew = r->crew = pretend_new(c);
+    if (n_stage > 1)
+        pretend_stages(r->crew, n_stage, seed);
     assert_int_equal(sk_loop_open(&r->conf, &r->loop, &err), 0);
-    pretend_bind(r->rank, r->loop);
+    pretend_bind(r->crew, r->loop);
     front_init(&r->front, r->loop);
 }
 
@@ -31,7 +38,7 @@ void rig_close(struct rig *r)
 {
     front_done(&r->front);
     sk_loop_close(r->loop);
-    pretend_free(r->rank);
+    pretend_free(r->crew);
 }
 
 struct front_req rig_greedy(const int32_t *prompt, uint32_t n_prompt, uint32_t max_tokens)

@@ -11,13 +11,14 @@
 
 struct rig {
     struct sk_loop_conf conf;
-    struct sk_rank *rank;
+    struct sk_crew *crew;
     struct sk_loop *loop;
     struct front front;
 };
 
 struct sk_loop_conf rig_conf(void); /* 8 sequences, steps of 32 rows, 64 blocks of 4 tokens, context of 128 */
 void rig_open(struct rig *r, const struct sk_loop_conf *c);
+void rig_open_stages(struct rig *r, const struct sk_loop_conf *c, uint32_t n_stage, uint64_t seed);
 void rig_close(struct rig *r);
 /* One greedy choice of max_tokens tokens, whatever they are. */
 struct front_req rig_greedy(const int32_t *prompt, uint32_t n_prompt, uint32_t max_tokens);

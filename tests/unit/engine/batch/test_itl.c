@@ -15,8 +15,8 @@ static void open_timed(struct rig *r, bool times_chunks, double target_us)
     c.itl_target_us = target_us;
     sk_clock_set(1000000);
     rig_open(r, &c);
-    pretend_slow(r->rank, STEP_US);
-    pretend_slow_rows(r->rank, ROW_US);
+    pretend_slow(r->crew, STEP_US);
+    pretend_slow_rows(r->crew, ROW_US);
 }
 
 static void close_timed(struct rig *r)

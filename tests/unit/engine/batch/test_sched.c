@@ -26,7 +26,7 @@ struct state {
 static void state_open(struct state *s, uint32_t n_blk, uint32_t max_row, uint32_t max_seqs)
 {
     struct sk_kvpool_conf kc = {.n_group = 1, .block_tok = BT, .n_blk = {n_blk}, .keep = true, .classes_equal = true};
-    *s = (struct state){.conf = {.max_seqs = max_seqs, .max_row = max_row, .max_open_word = 1000}};
+    *s = (struct state){.conf = {.max_seqs = max_seqs, .max_row = max_row, .max_open_word = 1000, .n_stage = 1}};
     assert_int_equal(sk_seqs_open(MAX_SEQ, &s->seqs), 0);
     assert_int_equal(sk_kvpool_open(&kc, &s->pool), 0);
     assert_int_equal(sk_sched_open(&s->conf, &s->out), 0);
@@ -63,7 +63,7 @@ static struct sk_seq *add_running(struct state *s, uint32_t n_prompt, uint32_t n
 {
     struct sk_seq *q = add(s, n_prompt, n_gen, stem);
     q->blk[0] = s->table[s->n];
-    q->n_computed = n_computed;
+    q->n_computed = q->n_planned = n_computed;
     q->n_blk = (n_computed + BT - 1) / BT;
     assert_int_equal(sk_kvpool_take(s->pool, 0, q->n_blk, q->blk[0]), 0);
     sk_seq_to(s->seqs, q, SK_SEQ_RUN);
@@ -110,7 +110,7 @@ static void test_budget(void **unused)
     is_run(&s, 2, b, 8, 1, SK_RUN_SAMPLE);
     assert_int_equal(s.out.n_row, 16);
     assert_int_equal(s.out.n_result, 2);
-    old->n_computed = 36; /* its last chunk leaves room */
+    old->n_computed = old->n_planned = 36; /* its last chunk leaves room */
     next(&s);
     is_run(&s, 0, old, 36, 4, SK_RUN_SAMPLE);
     is_run(&s, 1, mid, 4, 10, 0);
@@ -199,7 +199,7 @@ static void test_preempt_shared(void **unused)
     s.pool->groups[0].blocks[b->blk[0][0]].refs++;
     s.pool->groups[0].blocks[b->blk[0][1]].refs++;
     c->n_blk = 2;
-    c->n_computed = 8;
+    c->n_computed = c->n_planned = 8;
     next(&s);
     assert_int_equal(s.out.n_preempt, 2);
     assert_ptr_equal(s.out.preempt[0], c);
@@ -416,7 +416,7 @@ static void test_urgent_turns(void **unused)
     state_open(&s, 60, 16, 8);
     struct sk_seq *a = add_running(&s, 8, 1, 8, 0), *b = urgent(add_running(&s, 30, 0, 4, 100)),
                   *c = urgent(add_running(&s, 8, 0, 4, 200)), *d = suspect(add_running(&s, 8, 1, 8, 300));
-    b->n_computed = b->n_prompt - 8;
+    b->n_computed = b->n_planned = b->n_prompt - 8;
     b->n_blk = 6;
     next(&s);
     assert_int_equal(s.out.kind, SK_SEQ_KIND_URGENT);
@@ -527,7 +527,7 @@ static void test_target(void **unused)
     rate.spread = 1;
     rate.us[SK_COST_PROMPT_PAIR] = 10; /* later rows of the prompt take longer: these from 1.97 to 2.46 ms */
     s.conf.itl_target_us = 120000;
-    a->n_computed = 96;
+    a->n_computed = a->n_planned = 96;
     a->n_blk = 24;
     next(&s);
     is_run(&s, 0, a, 96, 50, 0);
@@ -564,7 +564,7 @@ static void test_target_least(void **unused)
     next(&s);
     is_run(&s, 0, a, 8, SK_SCHED_LEAST_CHUNK, 0);
     assert_int_equal(s.out.n_run, 2);
-    a->n_computed = 190; /* it leaves something of that */
+    a->n_computed = a->n_planned = 190; /* it leaves something of that */
     a->n_blk = 48;
     next(&s);
     is_run(&s, 0, a, 190, 10, SK_RUN_SAMPLE);

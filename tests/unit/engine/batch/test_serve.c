@@ -28,15 +28,15 @@ static void engine(int fd, size_t max_out)
     struct sk_loop *l;
     struct sk_chan chan;
     struct sk_err err = {0};
-    c.rank = pretend_new(&c);
+    c.crew = pretend_new(&c);
     sk_assert(sk_loop_open(&c, &l, &err) == 0);
-    pretend_bind(c.rank, l);
+    pretend_bind(c.crew, l);
     sk_chan_init(&chan, fd, max_out ? max_out : 2 * sk_loop_max_out(l));
     int rc = sk_loop_serve(l, &chan, &err);
     sk_assert(chan.out.cap <= chan.out.max + 1);
     sk_chan_done(&chan);
     sk_loop_close(l);
-    pretend_free(c.rank);
+    pretend_free(c.crew);
     _exit(rc == 0 ? EXIT_OK : rc == -SK_EPROTO ? EXIT_PROTO : EXIT_OTHER);
 }
 

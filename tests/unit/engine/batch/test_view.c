@@ -165,7 +165,7 @@ static void test_shares(void **state)
     sk_clock_set(now = 1000000);
     rig_ramp(p, 30, 1);
     rig_open(&r, &c);
-    pretend_slow(r.rank, 3200);
+    pretend_slow(r.crew, 3200);
     struct front_req qa = rig_greedy(p, 24, 1);
     uint32_t a = front_submit(&r.front, &qa);
     rig_ramp(p, 30, 9);

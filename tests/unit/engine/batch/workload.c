@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "tests/unit/engine/batch/invariants.h"
+
 uint32_t roll(struct dice *d, uint32_t n)
 {
     d->x = d->x * 6364136223846793005u + 1442695040888963407u;
@@ -59,4 +61,35 @@ void workload_expect(const struct workload *w, const struct rig *r)
             else
                 rig_expect(r, k, &w->req[i]);
         }
+}
+
+void workload_run(const struct sk_loop_conf *c, uint32_t n_stage, uint64_t seed, struct sk_wire_stats *ret_stats)
+{
+    static struct workload w;
+    struct rig r;
+    struct dice d = {seed};
+    memset(&w, 0, sizeof w);
+    rig_open_stages(&r, c, n_stage, seed);
+    for (uint32_t i = 0; i < N_REQ; i++) {
+        workload_make(&w, i, c, &d);
+        w.first[i] = front_submit(&r.front, &w.req[i]);
+        for (uint32_t n = roll(&d, 4); n > 0; n--) {
+            const struct sk_seq *oldest = r.loop->seqs->run.first;
+            uint64_t id = oldest ? oldest->id : 0;
+            uint32_t before = oldest ? oldest->n_preempt : 0;
+            front_step(&r.front);
+            invariants_check(r.loop);
+            assert_true(!oldest || oldest->id != id || oldest->n_preempt == before); /* the oldest is never preempted */
+        }
+        if (roll(&d, 8) == 0) {
+            uint32_t victim = roll(&d, r.front.n_seq);
+            w.cancelled[victim] = true;
+            front_cancel(&r.front, victim);
+            invariants_check(r.loop);
+        }
+    }
+    rig_run(&r);
+    workload_expect(&w, &r);
+    sk_loop_stats(r.loop, ret_stats);
+    rig_close(&r);
 }

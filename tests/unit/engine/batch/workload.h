@@ -21,5 +21,8 @@ struct workload {
 void workload_make(struct workload *w, uint32_t i, const struct sk_loop_conf *c, struct dice *d);
 /* Each sequence has given what its request gives alone, or the beginning of that if it was cancelled. */
 void workload_expect(const struct workload *w, const struct rig *r);
+/* All of them, submitted and cancelled at random, to the end: each answer is what its request gives alone, and the
+ * invariants hold after every step. */
+void workload_run(const struct sk_loop_conf *c, uint32_t n_stage, uint64_t seed, struct sk_wire_stats *ret_stats);
 
 #endif

@@ -173,22 +173,29 @@ static void test_choose(void **state)
     assert_true(c.dtype == SK_Q4 && !c.blocks);
 }
 
-static uint32_t slab(uint32_t cut_unit, uint32_t n_in, enum sk_dtype t)
+static uint32_t slab(uint32_t cut_unit, uint32_t n_in, uint32_t n_cut, enum sk_dtype t)
 {
-    struct sk_recipe r = {.split = SK_SPLIT_IN, .cut_unit = cut_unit, .n_in = n_in};
+    struct sk_recipe r = {.split = SK_SPLIT_IN, .cut_unit = cut_unit, .n_in = n_in, .n_cut = n_cut};
 
     return sk_quant_slab(&r, t);
 }
 
 static void test_slab(void **state)
 {
-    assert_int_equal(slab(64, 576, SK_Q4), 64);      /* 9 heads */
-    assert_int_equal(slab(1, 1536, SK_Q4), 128);     /* 24 units of 64, in 12 slabs */
-    assert_int_equal(slab(128, 4096, SK_BF16), 256); /* 32 heads in 16 slabs */
-    assert_int_equal(slab(16, 144, SK_F32), 16);     /* 64 does not divide */
-    assert_int_equal(slab(48, 192, SK_Q8), 192);     /* 96 would, 192 = lcm(96, 64) does */
-    assert_int_equal(slab(1, 176, SK_Q8), 176);      /* never asked for: does not fit */
-    assert_int_equal(slab(64, 64 * 17, SK_F32), 64 * 17);
+    assert_int_equal(slab(64, 576, 9, SK_Q4), 64);       /* 9 heads */
+    assert_int_equal(slab(1, 1536, 9, SK_Q4), 128);      /* 24 units of 64, in 12 slabs */
+    assert_int_equal(slab(128, 4096, 32, SK_BF16), 128); /* 32 heads, a slab each */
+    assert_int_equal(slab(1, 8192, 32, SK_Q4), 256);     /* 32 slabs */
+    assert_int_equal(slab(1, 11008, 32, SK_Q4), 256);    /* 172 units in 43: in 4 they are too few */
+    assert_int_equal(slab(64, 64 * 17, 17, SK_F32), 64);
+    assert_int_equal(slab(64, 64 * 71, 71, SK_Q4), 64);
+    assert_int_equal(slab(16, 144, 9, SK_F32), 16); /* 64 does not divide */
+    assert_int_equal(slab(16, 128, 8, SK_F32), 16); /* 64 does, but there are 8 heads */
+    assert_int_equal(slab(16, 128, 8, SK_Q8), 32);  /* a block has two of them */
+    assert_int_equal(slab(48, 192, 4, SK_Q8), 96);
+    assert_int_equal(slab(1, 176, 4, SK_Q8), 176); /* never asked for: does not fit */
+    assert_int_equal(slab(1, 176, 4, SK_F32), 16);
+    assert_int_equal(slab(1, 4096, 1, SK_F32), 4096); /* one head: nothing is ever cut */
     struct sk_recipe r = {.split = SK_SPLIT_OUT, .cut_unit = 16, .n_in = 4096};
     assert_int_equal(sk_quant_slab(&r, SK_Q4), 4096);
 }

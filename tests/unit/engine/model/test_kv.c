@@ -39,8 +39,13 @@ static void groups_share_by_need(void **state)
     struct sk_desc d;
     struct sk_kv_need n;
     struct sk_err err;
-    struct sk_kv_conf c = {
-        .bytes = 10 << 20, .dtype = SK_BF16, .max_slot = 8, .max_len = 256, .max_row = 33, .n_kv_head = 2};
+    struct sk_kv_conf c = {.bytes = 10 << 20,
+                           .dtype = SK_BF16,
+                           .max_slot = 8,
+                           .max_len = 256,
+                           .max_row = 33,
+                           .n_kv_head = 2,
+                           .layer = {0, 3}};
     make_desc(&d);
     uint32_t win = d.layer_group[0], all = d.layer_group[1];
     assert_int_equal(sk_kv_plan(&d, be, &c, &n, &err), 0);
@@ -65,7 +70,7 @@ static void too_little_is_said_with_numbers(void **state)
     struct sk_kv_need n;
     struct sk_err err = {0};
     struct sk_kv_conf c = {
-        .bytes = 3000, .dtype = SK_F32, .max_slot = 1, .max_len = 256, .max_row = 32, .n_kv_head = 2};
+        .bytes = 3000, .dtype = SK_F32, .max_slot = 1, .max_len = 256, .max_row = 32, .n_kv_head = 2, .layer = {0, 3}};
     make_desc(&d);
     assert_int_equal(sk_kv_plan(&d, be, &c, &n, &err), -SK_EINVAL);
     assert_string_equal(err.param, "kv-memory");
@@ -80,8 +85,13 @@ static void layers_do_not_overlap(void **state)
     struct sk_desc d;
     struct sk_kv kv;
     struct sk_err err;
-    struct sk_kv_conf c = {
-        .bytes = 1 << 20, .dtype = SK_F32, .max_slot = 4, .max_len = 256, .max_row = 32, .n_kv_head = 2};
+    struct sk_kv_conf c = {.bytes = 1 << 20,
+                           .dtype = SK_F32,
+                           .max_slot = 4,
+                           .max_len = 256,
+                           .max_row = 32,
+                           .n_kv_head = 2,
+                           .layer = {0, 3}};
     make_desc(&d);
     assert_int_equal(sk_kv_open(&kv, &d, be, &c, &err), 0);
     /* Every block of every layer has bytes of its own, and together they have all. */

@@ -372,7 +372,7 @@ static void a_plan_without_rows_runs(void **state)
     env_close(&e);
 }
 
-static void refuse_open(const struct fixture *f, struct sk_backend *be, const struct sk_rank_conf *c, int rc,
+static void refuse_open(struct fixture *f, struct sk_backend *be, const struct sk_rank_conf *c, int rc,
                         const char *param)
 {
     struct sk_err err = {0};
@@ -455,7 +455,7 @@ static void plan_says_what_open_takes(void **state)
     desc.layers[0].window = 32;
     fixture_open(&f, &desc, SK_F32, 1);
     assert_int_equal(sk_ref_open(&(struct sk_backend_conf){.n_thread = 1}, &be, &err), 0);
-    assert_int_equal(sk_rank_plan(&f.dir, &f.w, be, &conf, &need, &err), 0);
+    assert_int_equal(sk_rank_plan(&f.dir, &f.w, be, NULL, &conf, &need, &err), 0);
     assert_int_equal(sk_rank_open(&f.dir, &f.w, be, NULL, &conf, &rank, &err), 0);
     sk_rank_limits(rank, &lim);
     uint32_t win = f.dir.desc.layer_group[0], all = f.dir.desc.layer_group[1];

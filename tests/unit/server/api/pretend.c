@@ -214,6 +214,49 @@ void sk_engine_unpeek(struct sk_engine *e, void *arg)
         pretend.peek_cb = NULL;
 }
 
+const struct sk_wire_rank *sk_engine_ranks(const struct sk_engine *e, uint32_t i, uint32_t *ret_n)
+{
+    static const struct sk_wire_rank ranks[] = {
+        {.pid = 4711, .host = "here", .n_layer = 2, .n_head = 5, .n_vocab = 60, .step = 7, .busy_us = 1500000},
+        {.rank = 1, .tp_rank = 1, .pid = 4712, .host = "the\"re", .first_head = 5, .n_head = 4, .rss_bytes = 4096}};
+    *ret_n = sizeof ranks / sizeof ranks[0];
+    return ranks;
+}
+
+uint32_t sk_engine_n_replica(const struct sk_engine *e)
+{
+    return 2;
+}
+
+void sk_engine_replica(const struct sk_engine *e, uint32_t i, struct sk_replica_view *ret)
+{
+    *ret = (struct sk_replica_view){.is_drained = i == 1, .todo_tok = 70 + i, .n_routed = 5};
+    sk_engine_status(e, &ret->status);
+}
+
+bool sk_engine_is_rolling(const struct sk_engine *e, const char **ret_why)
+{
+    *ret_why = "replica 0 could not be started";
+    return false;
+}
+
+const char *sk_engine_dir(const struct sk_engine *e)
+{
+    return "/models/tiny";
+}
+
+int sk_engine_drain(struct sk_engine *e, uint32_t i, struct sk_err *err)
+{
+    pretend.drained = i;
+    return i < 2 ? 0 : sk_err_set(err, SK_ERANGE, "replica", "there is none");
+}
+
+int sk_engine_restart(struct sk_engine *e, uint32_t i, struct sk_err *err)
+{
+    pretend.restarted = i;
+    return i < 2 || i == SK_ENGINE_ALL ? 0 : sk_err_set(err, SK_ERANGE, "replica", "there is none");
+}
+
 int sk_engine_dump_flight(struct sk_engine *e, const char *why, char *ret_path, struct sk_err *err)
 {
     if (pretend.flight_fails)
@@ -322,7 +365,7 @@ void pretend_render(const char *text)
 
 struct sk_model *sk_server_model(struct sk_server *s, const char *name)
 {
-    return !name || !*name || strcmp(name, s->models[0].name) == 0 ? &s->models[0] : NULL;
+    return !name || !*name || strcmp(name, s->models[0]->name) == 0 ? s->models[0] : NULL;
 }
 
 size_t sk_server_active(const struct sk_server *s)
@@ -335,7 +378,8 @@ void pretend_open(void)
     struct sk_err err;
     pretend = (struct pretend){.engine = SK_ENGINE_READY, .logprob = -0.5f};
     struct sk_server *s = &pretend.server;
-    struct sk_model *m = &s->models[0];
+    struct sk_model *m = &pretend.model;
+    s->models[0] = m;
     sk_buf_init(&pretend.frame, 1 << 20);
     assert_int_equal(sk_buf_reserve(&pretend.frame, 1 << 16), 0);
     sk_conf_defaults(&pretend.conf);
@@ -358,7 +402,7 @@ void pretend_open(void)
 
 void pretend_close(void)
 {
-    struct sk_model *m = &pretend.server.models[0];
+    struct sk_model *m = &pretend.model;
     if (pretend.server.api)
         sk_api_close(&pretend.server);
     for (uint32_t i = 0; i < pretend.n_job; i++)
@@ -405,7 +449,7 @@ void pretend_leave(struct sk_http_req *r)
 
 int32_t pretend_id(const char *word)
 {
-    int id = sk_vocab_find(pretend.server.models[0].vocab, word, strlen(word));
+    int id = sk_vocab_find(pretend.server.models[0]->vocab, word, strlen(word));
     assert_true(id >= 0);
     return id;
 }

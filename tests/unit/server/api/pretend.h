@@ -35,6 +35,7 @@ struct sk_job { /* what was asked of the engine */
 
 extern struct pretend {
     struct sk_server server;
+    struct sk_model model;
     struct sk_listener listener;
     struct sk_conf conf;
     struct sk_job jobs[PRETEND_MAX_JOBS];
@@ -48,6 +49,7 @@ extern struct pretend {
     void *peek_arg;
     uint64_t peek_salt;
     uint32_t n_peek_tok;
+    uint32_t drained, restarted;  /* the replica that was asked to, last */
     int peek_fails, flight_fails; /* results; 0 = it goes well */
     char rendered[4096];          /* the last JSON for the template */
     sk_tmpl_cb *render_cb;        /* of the rendering that goes on; NULL = none */

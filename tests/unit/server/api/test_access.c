@@ -62,6 +62,7 @@ static const struct {
     {"GET", "/metrics", 1, 200},
     {"GET", "/stats", 1, 200},
     {"GET", "/admin/state", 2, 200},
+    {"GET", "/admin/ranks", 2, 200},
     {"POST", "/admin/log", 2, 400},
     {"POST", "/admin/flight", 2, 200},
     {"GET", "/", -2, 200},

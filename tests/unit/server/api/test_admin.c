@@ -103,6 +103,19 @@ static void test_client_goes_away(void **state)
     assert_null(pretend.peek_cb);
 }
 
+static void test_ranks(void **state)
+{
+    struct sk_http_req r;
+    begin(&r, "GET", "/admin/ranks", NULL);
+    assert_int_equal(r.status, 200);
+    pretend_has(&r.reply,
+                "{\"ranks\":[{\"replica\":0,\"rank\":0,\"stage\":0,\"tp_rank\":0,\"host\":\"here\",\"pid\":4711");
+    pretend_has(&r.reply, "\"host\":\"the\\\"re\",\"pid\":4712");
+    pretend_has(&r.reply, "\"heads\":{\"first\":5,\"count\":4}");
+    pretend_has(&r.reply, "\"steps\":7,\"busy_s\":1.500000");
+    pretend_end(&r);
+}
+
 static void test_flight(void **state)
 {
     struct sk_http_req r;
@@ -144,13 +157,52 @@ static void test_out_of_memory(void **state)
     pretend_short_of_memory("GET", STATE, NULL, 200);
 }
 
+static void test_replicas(void **state)
+{
+    static const struct {
+        const char *path;
+        int status;
+        uint32_t drained, restarted;
+    } cases[] = {{"/admin/replicas/restart", 200, 99, SK_ENGINE_ALL},
+                 {"/admin/replicas/1/restart", 200, 99, 1},
+                 {"/admin/replicas/0/drain", 200, 0, 99},
+                 {"/admin/replicas/2/drain", 400, 2, 99},
+                 {"/admin/replicas/99999999999/restart", 400, 99, SK_ENGINE_ALL + 1},
+                 {"/admin/replicas/drain", 404, 99, 99},
+                 {"/admin/replicas/", 404, 99, 99},
+                 {"/admin/replicas/1", 404, 99, 99},
+                 {"/admin/replicas/1/stop", 404, 99, 99}};
+    struct sk_http_req r;
+    begin(&r, "GET", "/admin/replicas", NULL);
+    sk_json_free(parsed(&r));
+    pretend_has(&r.reply, "{\"replacing_model\":false,\"engines\":[{\"restarting\":false,");
+    pretend_has(&r.reply, "{\"replica\":0,\"state\":\"ready\"");
+    pretend_has(&r.reply, "{\"replica\":1,\"state\":\"drained\"");
+    pretend_has(&r.reply, "\"outstanding_tokens\":71,\"prefix_routed\":5");
+    pretend_end(&r);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pretend.drained = pretend.restarted = 99;
+        begin(&r, "POST", cases[i].path, NULL);
+        assert_int_equal(r.status, cases[i].status);
+        assert_int_equal(pretend.drained, cases[i].drained);
+        assert_int_equal(pretend.restarted, cases[i].restarted);
+        pretend_end(&r);
+    }
+    pretend.server.engines[pretend.server.n_engine++] = pretend.model.engine; /* a model is just being replaced */
+    begin(&r, "POST", "/admin/replicas/restart", NULL);
+    assert_int_equal(r.status, 503);
+    pretend_end(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_replicas, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_state, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_options_given, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_no_engine, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_client_goes_away, pretend_set_up, pretend_tear_down),
+        cmocka_unit_test_setup_teardown(test_ranks, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_flight, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_log_level, pretend_set_up, pretend_tear_down),
         cmocka_unit_test_setup_teardown(test_out_of_memory, pretend_set_up, pretend_tear_down),

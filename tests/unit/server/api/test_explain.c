@@ -92,7 +92,7 @@ static void test_double_bos(void **state)
     struct sk_http_req r;
     char body[64];
     const int32_t bos = pretend_id("<|im_start|>");
-    pretend.server.models[0].dir.bos = bos;
+    pretend.server.models[0]->dir.bos = bos;
     snprintf(body, sizeof body, "{\"prompt\":[%d,%d,5]}", bos, bos);
     pretend_post(&r, EXPLAIN, body);
     pretend_view(0);

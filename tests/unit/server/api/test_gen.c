@@ -115,13 +115,13 @@ static void test_refused_before_anything(void **state)
     pretend_end(&r);
     assert_ended(1, "refused");
     pretend.server.draining = false;
-    pretend.server.models[0].loaded = false;
+    pretend.server.models[0]->loaded = false;
     pretend.engine = SK_ENGINE_STARTING;
     pretend_post(&r, CHAT, "{" MESSAGES "}");
     assert_int_equal(r.status, 503);
     pretend_end(&r);
     assert_ended(2, "refused");
-    pretend.server.models[0].loaded = true;
+    pretend.server.models[0]->loaded = true;
 }
 
 /* A request of many jobs that cannot be taken as a whole is not begun. */

@@ -21,7 +21,7 @@
 
 static int32_t id_of(const char *word)
 {
-    int id = sk_vocab_find(pretend.server.models[0].vocab, word, strlen(word));
+    int id = sk_vocab_find(pretend.server.models[0]->vocab, word, strlen(word));
     assert_true(id >= 0);
     return id;
 }
@@ -96,14 +96,14 @@ static void test_not_ready(void **state)
 {
     struct sk_http_req r;
     pretend.engine = SK_ENGINE_BUILDING;
-    pretend.server.models[0].loaded = false;
+    pretend.server.models[0]->loaded = false;
     call(&r, "GET", "/health");
     assert_int_equal(r.status, 503);
     assert_has(&r.reply, "building 43 %");
     assert_non_null(pretend_header(&r, "Retry-After"));
     pretend_end(&r);
     expect_error(COMPLETIONS, "{\"prompt\":\"x\"}", 503, "building 43 %");
-    pretend.server.models[0].loaded = true;
+    pretend.server.models[0]->loaded = true;
     pretend.engine = SK_ENGINE_READY;
     pretend.server.draining = true;
     expect_error(COMPLETIONS, "{\"prompt\":\"x\"}", 503, "stopping");

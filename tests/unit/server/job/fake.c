@@ -15,11 +15,12 @@
 
 enum { MAX_PROMPT = 8192, LEN = 100000 };
 
-struct sk_link { /* of the one engine */
+struct sk_link {
     struct sk_buf out;
 };
 struct sk_super {
     struct sk_super_conf conf;
+    enum sk_engine_state state;
     struct sk_link link;
     struct sk_buf frame; /* the engine's; reserved, since it is not its memory that ends */
     uint64_t prompt_job;
@@ -31,72 +32,95 @@ struct sk_super {
     void (*done)(void *arg);
     void *done_arg;
 };
-static struct sk_super super;
+static struct sk_super supers[FAKE_MAX_REPLICAS];
 struct fake fake;
 
 /* --- the engine --- */
 
-static uint32_t n_uncancelled(void)
+static uint32_t index_of(const struct sk_super *s)
+{
+    return s->conf.replica;
+}
+
+static bool is_at(const struct fake_seq *q, const struct sk_super *s)
+{
+    return q->replica == index_of(s);
+}
+
+static uint32_t n_uncancelled(const struct sk_super *s)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < fake.n_seq; i++)
-        n += !fake.seq[i].cancelled;
+        n += is_at(&fake.seq[i], s) && !fake.seq[i].cancelled;
     return n;
 }
 
-static void take_seq(const struct sk_wire_seq *s)
+static uint32_t n_taken(const struct sk_super *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < fake.n_seq; i++)
+        n += is_at(&fake.seq[i], s);
+    return n;
+}
+
+/* A suspect is alone of its kind, at all replicas. */
+static void take_seq(struct sk_super *u, const struct sk_wire_seq *s)
 {
     const int32_t *done = sk_wire_seq_done(s);
     struct fake_seq q = {.job = s->job,
+                         .replica = index_of(u),
                          .choice = s->choice,
                          .n_done = s->n_done,
-                         .n_prompt = super.prompt_n,
-                         .n_fill = super.prompt_n + s->n_done,
-                         .first = super.prompt_first,
+                         .n_prompt = u->prompt_n,
+                         .n_fill = u->prompt_n + s->n_done,
+                         .first = u->prompt_first,
                          .params = s->params,
                          .suspect = s->flags & SK_SEQ_SUSPECT,
                          .urgent = s->flags & SK_SEQ_URGENT};
-    assert_int_equal(s->job, super.prompt_job);
+    assert_int_equal(s->job, u->prompt_job);
     for (uint32_t i = 0; i < s->n_done; i++)
         assert_int_equal(done[i], 10000 * q.first + 1000 * (int32_t)q.choice + (int32_t)i);
     for (uint32_t i = 0; i < fake.n_seq; i++) {
         const struct fake_seq *k = &fake.seq[i];
         assert_false(q.suspect && k->suspect && !k->cancelled && k->n_probation < SK_SEQ_PROBATION);
+        assert_false(!k->cancelled && k->job == q.job && k->choice == q.choice);
     }
-    assert_true(n_uncancelled() < fake.max_seqs && fake.n_seq < 2 * fake.max_seqs && fake.n_seq < FAKE_MAX_SEQS);
+    assert_true(n_uncancelled(u) < fake.max_seqs && n_taken(u) < 2 * fake.max_seqs && fake.n_seq < FAKE_MAX_SEQS);
     fake.seq[fake.n_seq++] = q;
     assert_true(fake.n_sent < sizeof fake.sent / sizeof fake.sent[0]);
     fake.sent[fake.n_sent++] = q.first;
 }
 
-static void take_cancel(const struct sk_wire_cancel *c)
+static void take_cancel(const struct sk_super *s, const struct sk_wire_cancel *c)
 {
     fake.n_cancel++;
     for (uint32_t i = 0; i < fake.n_seq; i++) {
-        if (fake.seq[i].job == c->job && (c->choice == SK_WIRE_ALL || c->choice == fake.seq[i].choice))
-            fake.seq[i].cancelled = true;
+        struct fake_seq *q = &fake.seq[i];
+        if (is_at(q, s) && q->job == c->job && (c->choice == SK_WIRE_ALL || c->choice == q->choice))
+            q->cancelled = true;
     }
 }
 
-static void take_frame(const struct sk_frame *f)
+static void take_frame(struct sk_super *s, const struct sk_frame *f)
 {
     const struct sk_wire_prompt *p = (const void *)f;
     assert_int_equal(sk_wire_check(f), 0);
     switch (f->kind) {
     case SK_FRAME_PROMPT:
-        super.prompt_job = p->job;
-        super.prompt_n = p->n_tok;
-        super.prompt_first = sk_wire_prompt_tok(p)[0];
+        s->prompt_job = p->job;
+        s->prompt_n = p->n_tok;
+        s->prompt_first = sk_wire_prompt_tok(p)[0];
         fake.n_frame_prompt++;
         break;
     case SK_FRAME_SEQ:
-        take_seq((const void *)f);
+        take_seq(s, (const void *)f);
         break;
     case SK_FRAME_CANCEL:
-        take_cancel((const void *)f);
+        take_cancel(s, (const void *)f);
         break;
     case SK_FRAME_PEEK:
         fake.n_peek++;
+        fake.n_peeked[index_of(s)]++;
         break;
     default:
         fail_msg("frame of kind %u", f->kind);
@@ -116,11 +140,12 @@ size_t sk_link_pending(const struct sk_link *l)
 /* A frame that found no memory breaks the channel, and the engine is replaced. */
 void sk_link_flush(struct sk_link *l)
 {
+    struct sk_super *s = (struct sk_super *)((char *)l - offsetof(struct sk_super, link));
     if (l->out.failed)
         return;
     for (size_t at = 0; at < l->out.n;) {
         const struct sk_frame *f = (const void *)(l->out.p + at);
-        take_frame(f);
+        take_frame(s, f);
         at += f->bytes;
     }
     sk_buf_clear(&l->out);
@@ -132,20 +157,20 @@ static bool is_alone(const struct fake_seq *q)
 }
 
 /* Steps of suspects and of others take turns. */
-static bool runs(const struct fake_seq *q, bool alone)
+static bool runs(const struct sk_super *s, const struct fake_seq *q, bool alone)
 {
-    return !q->cancelled && is_alone(q) == alone;
+    return is_at(q, s) && !q->cancelled && is_alone(q) == alone;
 }
 
-static bool has_alone(bool alone)
+static bool has_alone(const struct sk_super *s, bool alone)
 {
     bool any = false;
     for (uint32_t i = 0; i < fake.n_seq; i++)
-        any |= runs(&fake.seq[i], alone);
+        any |= runs(s, &fake.seq[i], alone);
     return any;
 }
 
-static void put_entry(struct sk_buf *b, struct fake_seq *q, bool drew)
+static void put_entry(struct sk_super *s, struct fake_seq *q, bool drew)
 {
     bool scores = q->params.n_prompt_logprobs >= 0 && q->n_items < q->n_prompt - 1;
     struct sk_wire_item it = {.rank = 1};
@@ -161,45 +186,45 @@ static void put_entry(struct sk_buf *b, struct fake_seq *q, bool drew)
     } else if (drew) {
         it.id = 10000 * q->first + 1000 * (int32_t)q->choice + (int32_t)q->n_done++;
         q->n_probation++;
-        super.stats.decode_tok++;
+        s->stats.decode_tok++;
     }
     e.finish = q->cancelled                                ? SK_FINISH_CANCEL
                : drew && q->n_done == q->params.max_tokens ? SK_FINISH_LENGTH
                                                            : SK_FINISH_NONE;
-    sk_wire_tokens_entry(b, &e);
+    sk_wire_tokens_entry(&s->frame, &e);
     if (drew)
-        sk_wire_tokens_item(b, &it, NULL);
+        sk_wire_tokens_item(&s->frame, &it, NULL);
     if (e.finish != SK_FINISH_NONE)
         q->job = 0;
 }
 
-static uint32_t run_rows(struct sk_buf *b, bool alone, uint32_t *ret_n_entry)
+static uint32_t run_rows(struct sk_super *s, bool alone, uint32_t *ret_n_entry)
 {
     uint32_t n_row = 0, n_running = 0, max_row = (uint32_t)fake.conf.max_step_tokens;
     for (uint32_t i = 0; i < fake.n_seq; i++) {
         struct fake_seq *q = &fake.seq[i];
-        if (!runs(q, alone) || n_running++ >= fake.max_running)
+        if (!runs(s, q, alone) || n_running++ >= fake.max_running)
             continue;
         uint32_t n = q->n_fill ? q->n_fill : 1;
         n = n < max_row - n_row ? n : max_row - n_row;
         n_row += n;
         q->n_step += n > 0;
         if (q->n_fill)
-            super.stats.prompt_tok += n;
+            s->stats.prompt_tok += n;
         q->n_fill -= n < q->n_fill ? n : q->n_fill;
         if (n > 0 && q->n_fill == 0) {
-            put_entry(b, q, true);
+            put_entry(s, q, true);
             ++*ret_n_entry;
         }
     }
     return n_row;
 }
 
-static void put_ended(struct sk_buf *b, uint32_t *ret_n_entry)
+static void put_ended(struct sk_super *s, uint32_t *ret_n_entry)
 {
     for (uint32_t i = 0; i < fake.n_seq; i++) {
-        if (fake.seq[i].cancelled) {
-            put_entry(b, &fake.seq[i], false);
+        if (is_at(&fake.seq[i], s) && fake.seq[i].cancelled) {
+            put_entry(s, &fake.seq[i], false);
             ++*ret_n_entry;
         }
     }
@@ -215,14 +240,23 @@ static void compact(void)
     fake.n_seq = kept;
 }
 
-static bool crashes(bool alone)
+static void drop_all(const struct sk_super *s)
+{
+    for (uint32_t i = 0; i < fake.n_seq; i++) {
+        if (is_at(&fake.seq[i], s))
+            fake.seq[i].job = 0;
+    }
+    compact();
+}
+
+static bool crashes(struct sk_super *s, bool alone)
 {
     struct sk_board_seat seat[FAKE_MAX_SEQS];
     uint32_t n = 0;
     bool poison = false;
     for (uint32_t i = 0; i < fake.n_seq; i++) {
         const struct fake_seq *q = &fake.seq[i];
-        if (!runs(q, alone))
+        if (!runs(s, q, alone))
             continue;
         seat[n++] = (struct sk_board_seat){.job = q->job, .choice = q->choice};
         poison |= q->first == FAKE_POISON;
@@ -230,34 +264,42 @@ static bool crashes(bool alone)
     if (!poison)
         return false;
     fake.n_crash++;
-    fake_down(seat, n);
+    fake_down_at(index_of(s), seat, n);
     return true;
 }
 
-static void tell(struct sk_buf *b)
+static void tell(struct sk_super *s)
 {
-    uint32_t n = n_uncancelled();
-    super.stats.steps = super.step;
-    super.stats.running = n < fake.max_running ? n : fake.max_running;
-    super.stats.waiting = n - super.stats.running;
+    struct sk_buf *b = &s->frame;
+    uint32_t n = n_uncancelled(s);
+    s->stats.steps = s->step;
+    s->stats.running = n < fake.max_running ? n : fake.max_running;
+    s->stats.waiting = n - s->stats.running;
     if (b->n)
-        super.conf.on_frame(super.conf.arg, (const void *)b->p);
-    if (fake.stats && fake.state == SK_ENGINE_READY) {
+        s->conf.on_frame(s->conf.arg, (const void *)b->p);
+    if (fake.stats && s->state == SK_ENGINE_READY) {
         sk_buf_clear(b);
-        sk_wire_put_stats(b, &super.stats);
-        super.conf.on_frame(super.conf.arg, (const void *)b->p);
+        sk_wire_put_stats(b, &s->stats);
+        s->conf.on_frame(s->conf.arg, (const void *)b->p);
     }
 }
 
-/* The daemon's books are the engine's. */
+/* The daemon's books are the engines'. */
 static void check_books(void)
 {
-    const struct sk_fair *f = &fake.engine->fair;
+    const struct sk_engine *e = fake.engine;
+    const struct sk_fair *f = &e->fair;
     const struct sk_fair_share *s;
-    uint32_t n_sent = 0, n_fresh = 0;
+    uint32_t n_sent = 0, n_fresh = 0, n_board = 0;
     uint64_t unsettled_tok = 0;
-    assert_int_equal(fake.engine->n_sent, fake.n_seq);
-    assert_int_equal(f->n_board, n_uncancelled());
+    for (uint32_t i = 0; i < e->n_replica; i++) {
+        const struct replica *r = &e->replicas[i];
+        assert_int_equal(r->n_sent, n_taken(&supers[i]));
+        assert_int_equal(r->n_board, n_uncancelled(&supers[i]));
+        assert_true(r->n_board > 0 || r->todo_tok == 0);
+        n_board += r->n_board;
+    }
+    assert_int_equal(f->n_board, n_board);
     TAILQ_FOREACH(s, &f->shares, link)
     {
         n_sent += s->tenant->n_sent;
@@ -269,73 +311,102 @@ static void check_books(void)
     assert_true(f->n_waiting == 0 || fake.n_seq > 0); /* or nothing would ever move again */
 }
 
-bool fake_step(void)
+static bool step(struct sk_super *s)
 {
-    struct sk_buf *b = &super.frame;
+    struct sk_buf *b = &s->frame;
     size_t at;
     uint32_t n_entry = 0;
-    if (super.link.out.failed) {
-        fake_down(NULL, 0);
+    if (s->link.out.failed) {
+        fake_down_at(index_of(s), NULL, 0);
         return false;
     }
-    super.step++;
-    bool alone = has_alone(true) && (super.step % 2 || !has_alone(false));
-    if (crashes(alone))
+    s->step++;
+    bool alone = has_alone(s, true) && (s->step % 2 || !has_alone(s, false));
+    if (crashes(s, alone))
         return false;
     sk_buf_clear(b);
-    sk_wire_tokens_begin(b, &at, super.step);
-    put_ended(b, &n_entry);
-    uint32_t n_row = run_rows(b, alone, &n_entry);
+    sk_wire_tokens_begin(b, &at, s->step);
+    put_ended(s, &n_entry);
+    uint32_t n_row = run_rows(s, alone, &n_entry);
     uint64_t us = fake.base_us + n_row * fake.row_us;
-    super.stats.busy_us += us;
+    s->stats.busy_us += us;
     fake_pass(us);
     compact();
-    uint32_t n = n_uncancelled();
+    uint32_t n = n_uncancelled(s);
     assert_int_equal(sk_wire_tokens_end(b, at, n_entry, n > fake.max_running ? n - fake.max_running : 0), 0);
-    tell(b);
+    tell(s);
     check_books();
     return true;
 }
 
-void fake_view(uint64_t number, uint32_t n_cached)
+bool fake_step(void)
+{
+    bool ok = true;
+    for (uint32_t i = 0; i < fake.engine->n_replica; i++) {
+        if (supers[i].state == SK_ENGINE_READY)
+            ok &= step(&supers[i]);
+    }
+    return ok;
+}
+
+void fake_view_at(uint32_t i, uint64_t number, uint32_t n_cached)
 {
     struct sk_buf b;
+    const struct sk_wire_view_seq seq = {.job = 1 + i};
+    const struct sk_wire_view v = {
+        .number = number, .n_cached = n_cached, .n_seq = 1, .stats = {.blk_total = 100, .blk_free = 10 * i}};
     sk_buf_init(&b, 1 << 16);
-    sk_wire_put_view(&b, &(struct sk_wire_view){.number = number, .n_cached = n_cached}, NULL);
-    super.conf.on_frame(super.conf.arg, (const void *)b.p);
+    sk_wire_put_view(&b, &v, &seq);
+    supers[i].conf.on_frame(supers[i].conf.arg, (const void *)b.p);
     sk_buf_done(&b);
+}
+
+void fake_view(uint64_t number, uint32_t n_cached)
+{
+    fake_view_at(0, number, n_cached);
 }
 
 /* --- its supervisor --- */
 
 int sk_super_open(struct uv_loop_s *loop, const struct sk_super_conf *conf, struct sk_super **ret, struct sk_err *err)
 {
-    memset(&super, 0, sizeof super);
-    super.conf = *conf;
-    sk_buf_init(&super.link.out, SK_FRAME_MAX);
-    sk_buf_init(&super.frame, 1 << 20);
-    sk_buf_reserve(&super.frame, 1 << 20);
-    uv_idle_init(loop, &super.closing);
-    fake.state = SK_ENGINE_STARTING;
-    *ret = &super;
+    struct sk_super *s = &supers[conf->replica];
+    assert_true(conf->replica < FAKE_MAX_REPLICAS);
+    memset(s, 0, sizeof *s);
+    s->conf = *conf;
+    sk_buf_init(&s->link.out, SK_FRAME_MAX);
+    sk_buf_init(&s->frame, 1 << 20);
+    sk_buf_reserve(&s->frame, 1 << 20);
+    uv_idle_init(loop, &s->closing);
+    s->closing.data = s;
+    s->state = SK_ENGINE_STARTING;
+    fake.n_open[conf->replica]++;
+    *ret = s;
     return 0;
 }
 
 struct sk_link *sk_super_link(struct sk_super *s)
 {
-    return fake.state == SK_ENGINE_READY ? &s->link : NULL;
+    return s->state == SK_ENGINE_READY ? &s->link : NULL;
 }
 
 enum sk_engine_state sk_super_state(const struct sk_super *s)
 {
-    return fake.state;
+    return s->state;
 }
 
 void sk_super_status(const struct sk_super *s, struct sk_engine_status *ret)
 {
-    ret->state = fake.state;
+    ret->state = s->state;
     ret->restarts = s->restarts;
+    ret->making_progress = s->state == SK_ENGINE_READY;
     snprintf(ret->text, sizeof ret->text, "pretended");
+}
+
+const struct sk_wire_rank *sk_super_ranks(const struct sk_super *s, uint32_t *ret_n)
+{
+    *ret_n = 0;
+    return NULL;
 }
 
 int sk_super_dump_flight(struct sk_super *s, const char *why, char *ret_path, struct sk_err *err)
@@ -345,41 +416,64 @@ int sk_super_dump_flight(struct sk_super *s, const char *why, char *ret_path, st
 
 static void on_idle_closed(uv_handle_t *h)
 {
-    sk_buf_done(&super.link.out);
-    sk_buf_done(&super.frame);
-    super.done(super.done_arg);
+    struct sk_super *s = h->data;
+    sk_buf_done(&s->link.out);
+    sk_buf_done(&s->frame);
+    s->state = SK_ENGINE_STOPPED;
+    s->done(s->done_arg);
 }
 
 void sk_super_close(struct sk_super *s, void (*done)(void *arg), void *arg)
 {
     s->done = done;
     s->done_arg = arg;
-    fake.state = SK_ENGINE_STOPPING;
+    s->state = SK_ENGINE_STOPPING;
+    drop_all(s);
     uv_close((uv_handle_t *)&s->closing, on_idle_closed);
+}
+
+void fake_up_at(uint32_t i)
+{
+    struct sk_super *s = &supers[i];
+    struct sk_wire_hello h = {
+        .max_len = LEN - i, .max_seqs = fake.max_seqs, .credit = 2 * fake.max_seqs, .n_group = 2, .n_blk = {70, 30}};
+    snprintf(h.digest, sizeof h.digest, "%s", fake.digest ? fake.digest : "");
+    snprintf(h.isa, sizeof h.isa, "%s", fake.isa[i] ? fake.isa[i] : "cpu/fake");
+    s->state = SK_ENGINE_READY;
+    s->step = 0;
+    memset(&s->stats, 0, sizeof s->stats);
+    s->conf.on_up(s->conf.arg, &h);
+}
+
+void fake_down_at(uint32_t i, const struct sk_board_seat *seat, uint32_t n_seat)
+{
+    struct sk_super *s = &supers[i];
+    s->state = SK_ENGINE_BACKOFF;
+    drop_all(s);
+    s->restarts++;
+    sk_buf_clear(&s->link.out);
+    s->conf.on_state(s->conf.arg);
+    s->conf.on_lost(s->conf.arg, seat, n_seat);
+}
+
+void fake_hopeless_at(uint32_t i)
+{
+    supers[i].conf.on_hopeless(supers[i].conf.arg);
 }
 
 void fake_up(void)
 {
-    const struct sk_wire_hello h = {
-        .max_len = LEN, .max_seqs = fake.max_seqs, .credit = 2 * fake.max_seqs, .n_group = 2, .n_blk = {70, 30}};
-    fake.state = SK_ENGINE_READY;
-    super.step = 0;
-    memset(&super.stats, 0, sizeof super.stats);
-    super.conf.on_up(super.conf.arg, &h);
+    fake_up_at(0);
 }
 
 void fake_down(const struct sk_board_seat *seat, uint32_t n_seat)
 {
-    fake.state = SK_ENGINE_BACKOFF;
-    fake.n_seq = 0;
-    super.restarts++;
-    sk_buf_clear(&super.link.out);
-    super.conf.on_lost(super.conf.arg, seat, n_seat);
+    fake_down_at(0, seat, n_seat);
 }
 
 void fake_hopeless(void)
 {
-    super.conf.on_hopeless(super.conf.arg);
+    fake_hopeless_at(0);
 }
 
 /* --- the daemon's side --- */
@@ -389,13 +483,14 @@ static void on_step(void *arg)
     fake.n_step_cb++;
 }
 
-int fake_open(void **state)
+static int open_all(uint32_t n_replica)
 {
     memset(&fake, 0, sizeof fake);
     struct sk_err err;
     sk_log_init("test", SK_LOG_ERROR);
     sk_log_level_set(-1); /* a refused request is said aloud */
     sk_conf_defaults(&fake.conf);
+    fake.conf.replicas = n_replica;
     fake.now_us = 1000000000;
     sk_clock_set(fake.now_us);
     fake.max_seqs = 4;
@@ -407,8 +502,19 @@ int fake_open(void **state)
     const struct sk_engine_conf ec = {.conf = &fake.conf, .metrics = fake.metrics, .on_step = on_step};
     if (sk_engine_open(&fake.loop, &ec, &fake.engine, &err) != 0)
         return -1;
-    fake_up();
+    for (uint32_t i = 0; i < n_replica; i++)
+        fake_up_at(i);
     return 0;
+}
+
+int fake_open(void **state)
+{
+    return open_all(1);
+}
+
+int fake_open_two(void **state)
+{
+    return open_all(2);
 }
 
 int fake_close(void **state)
@@ -427,6 +533,11 @@ void fake_pass(uint64_t us)
     sk_clock_set(fake.now_us);
 }
 
+void fake_run_loop(void)
+{
+    uv_run(&fake.loop, UV_RUN_NOWAIT);
+}
+
 struct sk_tenant *fake_tenant(const char *name, double weight)
 {
     struct sk_tenant *t = NULL;
@@ -440,6 +551,11 @@ uint32_t fake_on_board(int32_t first)
     for (uint32_t i = 0; i < fake.n_seq; i++)
         n += fake.seq[i].first == first && !fake.seq[i].cancelled;
     return n;
+}
+
+uint32_t fake_at(uint32_t i)
+{
+    return n_uncancelled(&supers[i]);
 }
 
 uint32_t fake_urgent(int32_t first)
@@ -528,8 +644,10 @@ void fake_run_out(void)
 {
     struct sk_engine_status st;
     for (uint32_t i = 0; i < 100000; i++) {
-        if (fake.state != SK_ENGINE_READY)
-            fake_up();
+        for (uint32_t k = 0; k < fake.engine->n_replica; k++) {
+            if (supers[k].state == SK_ENGINE_STARTING || supers[k].state == SK_ENGINE_BACKOFF)
+                fake_up_at(k);
+        }
         sk_engine_status(fake.engine, &st);
         if (st.n_running + st.n_waiting == 0)
             return;

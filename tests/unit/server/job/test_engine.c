@@ -186,7 +186,7 @@ static void test_peek(void **state)
 /* Much waits in the channel: a question would only make it more. */
 static void test_peek_full_channel(void **state)
 {
-    struct sk_buf *out = sk_link_out(sk_super_link(fake.engine->super));
+    struct sk_buf *out = sk_link_out(sk_replica_link(&fake.engine->replicas[0]));
     memset(seen, 0, sizeof seen);
     assert_int_equal(sk_buf_reserve(out, ENGINE_MAX_PENDING_BYTES + 1), 0);
     memset(out->p, 0, ENGINE_MAX_PENDING_BYTES + 1);

@@ -69,6 +69,8 @@ static void fake_hello(void)
                               .n_group = 1,
                               .block_tok = 32,
                               .credit = FAKE_CREDIT,
+                              .n_tp = 1,
+                              .n_pp = 1,
                               .pid = (uint32_t)getpid()};
     snprintf(h.build, sizeof h.build, "%s", plays("other-version") ? "9.9" : SK_VERSION);
     snprintf(h.digest, sizeof h.digest, "%s", fake.digest);
@@ -527,6 +529,7 @@ static void test_start_failures(void **state)
 
     struct side s = {0};
     struct sk_err err;
+    sk_conf_defaults(&s.conf);
     snprintf(s.conf.model, sizeof s.conf.model, "/no/such/model");
     const struct sk_engine_conf ec = {.conf = &s.conf, .bin_dir = bin_dir};
     assert_int_equal(sk_engine_open(&loop, &ec, &s.engine, &err), -SK_ENOENT);

@@ -400,6 +400,27 @@ static void test_short_of_memory(void **state)
 }
 
 /* Every row can be written and read back. */
+/* Three labels, each of which tells series apart; a counter is given as a total, whose owner may begin anew. */
+static void test_put(void **state)
+{
+    struct sk_metrics *m = open_metrics();
+    sk_metrics_name(m, "m", "0");
+    sk_metric_put(m, SK_METRIC_RANK_STEPS, 5, (const char *const[]){"0", "1", "h"});
+    sk_metric_put(m, SK_METRIC_RANK_STEPS, 7, (const char *const[]){"0", "1", "h"});
+    sk_metric_put(m, SK_METRIC_RANK_STEPS, 2, (const char *const[]){"0", "1", "h"});
+    sk_metric_put(m, SK_METRIC_RANK_STEPS, 3, (const char *const[]){"0", "1", "k"});
+    sk_metric_put(m, SK_METRIC_RANK_RESIDENT, 9, (const char *const[]){"1", "1", "h"});
+    sk_metric_put(m, SK_METRIC_RANK_RESIDENT, 4, (const char *const[]){"1", "1", "h"});
+    read_page(m);
+    assert_true(sample("skein_rank_steps_total{model_name=\"m\",engine=\"0\",replica=\"0\",rank=\"1\",host=\"h\"}") ==
+                9);
+    assert_true(sample("skein_rank_steps_total{model_name=\"m\",engine=\"0\",replica=\"0\",rank=\"1\",host=\"k\"}") ==
+                3);
+    assert_true(
+        sample("skein_rank_resident_bytes{model_name=\"m\",engine=\"0\",replica=\"1\",rank=\"1\",host=\"h\"}") == 4);
+    sk_metrics_free(m);
+}
+
 static void test_table(void **state)
 {
     static const struct {
@@ -418,7 +439,9 @@ static void test_table(void **state)
         if (strncmp(own, "engine", 6) == 0)
             own += own[6] == ',' ? 7 : 6;
         const char *l1 = *own ? "x" : NULL, *l2 = strchr(own, ',') ? "y" : NULL;
-        if (rows[i].kind == SK_METRIC_COUNTER)
+        if (l2 && strchr(strchr(own, ',') + 1, ','))
+            sk_metric_put(m, rows[i].id, 1, (const char *const[]){l1, l2, "z"});
+        else if (rows[i].kind == SK_METRIC_COUNTER)
             sk_metric_add(m, rows[i].id, 1, l1, l2);
         else if (rows[i].kind == SK_METRIC_GAUGE)
             sk_metric_set(m, rows[i].id, 1, l1, l2);
@@ -465,6 +488,7 @@ int main(void)
         cmocka_unit_test(test_series_are_bounded),
         cmocka_unit_test(test_known_series_allocate_nothing),
         cmocka_unit_test(test_short_of_memory),
+        cmocka_unit_test(test_put),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_process),
     };
