@@ -121,6 +121,10 @@ int sk_weights_open(const char *path, enum sk_weights_how how, struct sk_weights
  * Asked for twice they are there twice if they are copied. -SK_EIO, -SK_ENOMEM. */
 int sk_weights_bring(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, uint64_t n, const void **ret,
                      struct sk_err *err);
+/* The same of the slabs of a matrix from byte `at`, laid out as p says. In a copy the slabs of a panel are neighbours,
+ * which kernels stream through faster: p is changed to say so. */
+int sk_weights_bring_slabs(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, struct sk_pack *p,
+                           const void **ret, struct sk_err *err);
 void sk_weights_seal(struct sk_weights *w); /* what was copied becomes read-only: nothing is brought until drop */
 void sk_weights_drop(struct sk_weights *w); /* gives up all that was brought */
 /* Over n bytes in memory that outlive it, 16-byte aligned (fuzzing, tests). */

@@ -9,6 +9,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "comm/base/mem.h"
+
 enum { TENSOR_ALIGN = 4096, HUGE_PAGE = 2 << 20, SPAN_ALIGN = 64 };
 
 /* Bytes that the entry's shape and dtype call for; 0 = impossible. */
@@ -158,12 +160,9 @@ static bool reserve_copy(struct sk_weights *w)
 }
 
 /* The page cache keeps the file as long as there is memory for it: an engine that is started again reads no disk. */
-static int copy_span(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, uint64_t n, struct sk_err *err)
+static int read_span(const struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, uint64_t n, uint8_t *p,
+                     struct sk_err *err)
 {
-    uint8_t *p = w->copy + w->copy_used;
-
-    if (n > w->copy_bytes - w->copy_used)
-        return sk_err_set(err, SK_ENOMEM, e->name, "tensor %s: more than all of weights.skw was asked for", e->name);
     for (uint64_t done = 0; done < n;) {
         ssize_t got = pread(w->fd, p + done, n - done, (off_t)(e->offset + at + done));
         if (got < 0)
@@ -172,8 +171,22 @@ static int copy_span(struct sk_weights *w, const struct sk_dir_entry *e, uint64_
             return sk_err_set(err, SK_EIO, e->name, "tensor %s: weights.skw has become shorter", e->name);
         done += (uint64_t)got;
     }
+    return 0;
+}
+
+/* Room for n bytes in the copy. */
+static int take_room(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t n, uint8_t **ret, struct sk_err *err)
+{
+    if (n > w->copy_bytes - w->copy_used)
+        return sk_err_set(err, SK_ENOMEM, e->name, "tensor %s: more than all of weights.skw was asked for", e->name);
+    *ret = w->copy + w->copy_used;
     w->copy_used += align_up(n, SPAN_ALIGN);
     return 0;
+}
+
+static bool copies(struct sk_weights *w)
+{
+    return w->how == SK_WEIGHTS_HUGE && (w->copy || reserve_copy(w));
 }
 
 /* Kernels before Linux 5.14 cannot be told to map pages that are there: touching does it. */
@@ -193,16 +206,42 @@ int sk_weights_bring(struct sk_weights *w, const struct sk_dir_entry *e, uint64_
                      struct sk_err *err)
 {
     sk_assert(at % SPAN_ALIGN == 0 && at <= e->bytes && n <= e->bytes - at);
-    if (w->how == SK_WEIGHTS_HUGE && (w->copy || reserve_copy(w))) {
-        int rc = copy_span(w, e, at, n, err);
+    if (copies(w)) {
+        uint8_t *to = NULL;
+        int rc = take_room(w, e, n, &to, err);
         if (!rc)
-            *ret = w->copy + w->copy_used - align_up(n, SPAN_ALIGN);
+            rc = read_span(w, e, at, n, to, err);
+        if (!rc)
+            *ret = to;
         return rc;
     }
     const uint8_t *p = w->base + e->offset + at;
     if (w->how != SK_WEIGHTS_LAZY)
         read_ahead(p, n);
     *ret = p;
+    return 0;
+}
+
+int sk_weights_bring_slabs(struct sk_weights *w, const struct sk_dir_entry *e, uint64_t at, struct sk_pack *p,
+                           const void **ret, struct sk_err *err)
+{
+    if (p->n_slab == 1 || !copies(w))
+        return sk_weights_bring(w, e, at, p->bytes, ret, err);
+    const uint64_t piece = p->panel_stride, panel = p->n_slab * piece;
+    uint8_t *slab = sk_malloc(p->slab_stride), *to = NULL;
+    int rc = slab ? take_room(w, e, p->bytes, &to, err)
+                  : sk_err_set(err, SK_ENOMEM, e->name, "tensor %s: no memory for a slab of it", e->name);
+    for (uint32_t s = 0; !rc && s < p->n_slab; s++) {
+        rc = read_span(w, e, at + s * p->slab_stride, p->slab_stride, slab, err);
+        for (uint32_t i = 0; !rc && i < p->n_panel; i++)
+            memcpy(to + i * panel + s * piece, slab + i * piece, piece);
+    }
+    sk_free(slab);
+    if (rc)
+        return rc;
+    p->slab_stride = piece;
+    p->panel_stride = panel;
+    *ret = to;
     return 0;
 }
 

@@ -32,10 +32,13 @@ void sk_bind_done(struct sk_bind *b)
     *b = (struct sk_bind){0};
 }
 
-static int bring(struct sk_bind *b, const struct sk_bind_piece *p, struct sk_dev *ret, struct sk_err *err)
+/* slabs: what the piece is in the file, and then in memory; NULL: no slabs. */
+static int bring(struct sk_bind *b, const struct sk_bind_piece *p, struct sk_pack *slabs, struct sk_dev *ret,
+                 struct sk_err *err)
 {
     const void *host;
-    int rc = sk_weights_bring(b->source, p->entry, p->at, p->bytes, &host, err);
+    int rc = slabs ? sk_weights_bring_slabs(b->source, p->entry, p->at, slabs, &host, err)
+                   : sk_weights_bring(b->source, p->entry, p->at, p->bytes, &host, err);
     if (rc)
         return rc;
     *ret = b->be->adopt(b->be, host, p->bytes);
@@ -43,6 +46,12 @@ static int bring(struct sk_bind *b, const struct sk_bind_piece *p, struct sk_dev
         return sk_err_set(err, SK_ENOMEM, p->entry->name, "tensor %s: no memory for %llu bytes on the device",
                           p->entry->name, (unsigned long long)p->bytes);
     return 0;
+}
+
+static void keep(struct sk_bind *b, const struct sk_bind_piece *p)
+{
+    b->piece[b->n_piece++] = *p;
+    b->bytes += p->bytes;
 }
 
 static int adopt(struct sk_bind *b, const struct sk_dir_entry *e, uint64_t at, uint64_t bytes, struct sk_dev *ret,
@@ -57,13 +66,26 @@ static int adopt(struct sk_bind *b, const struct sk_dir_entry *e, uint64_t at, u
         }
     }
     sk_assert(b->n_piece < b->max_piece && at <= e->bytes && bytes <= e->bytes - at);
-    int rc = b->source ? bring(b, &p, &p.dev, err) : 0;
-    if (rc)
-        return rc;
-    b->piece[b->n_piece++] = p;
-    b->bytes += bytes;
-    *ret = p.dev;
-    return 0;
+    int rc = b->source ? bring(b, &p, NULL, &p.dev, err) : 0;
+    if (!rc) {
+        keep(b, &p);
+        *ret = p.dev;
+    }
+    return rc;
+}
+
+/* A row split is asked for once: its matrix is no other's part. */
+static int adopt_slabs(struct sk_bind *b, const struct sk_dir_entry *e, uint64_t at, struct sk_mat *mat,
+                       struct sk_err *err)
+{
+    struct sk_bind_piece p = {e, at, mat->pack.bytes, {1}};
+    sk_assert(b->n_piece < b->max_piece && at <= e->bytes && p.bytes <= e->bytes - at);
+    int rc = b->source ? bring(b, &p, &mat->pack, &p.dev, err) : 0;
+    if (!rc) {
+        keep(b, &p);
+        mat->data = p.dev;
+    }
+    return rc;
 }
 
 static int find_vector(const struct sk_bind *b, const char *name, uint32_t n, const struct sk_dir_entry **ret,
@@ -179,7 +201,7 @@ int sk_bind_cols(struct sk_bind *b, const struct sk_bind_want *want, struct sk_s
     p->n_in = cols.n;
     p->n_slab = cols.n / p->slab_k;
     p->bytes = p->n_slab * p->slab_stride;
-    rc = adopt(b, e, cols.first / p->slab_k * p->slab_stride, p->bytes, &mat.data, err);
+    rc = adopt_slabs(b, e, cols.first / p->slab_k * p->slab_stride, &mat, err);
     if (!rc)
         *ret = mat;
     return rc;

@@ -95,7 +95,7 @@ static uint32_t cut_panels(struct job *job)
     const struct sk_pack *p = job->g.pack;
     const struct sk_tune *tune = &job->cpu->tune;
     const uint32_t want = job->cpu->be.n_thread * tune->items_per_thread;
-    const uint64_t fit = tune->item_bytes / (p->panel_stride * p->n_slab);
+    const uint64_t fit = tune->item_bytes / (p->bytes / p->n_panel);
 
     job->item_panels = p->n_panel / want;
     if (job->item_panels > fit)

@@ -267,6 +267,45 @@ static void test_weights_bring(void **state)
     unlink(weights);
 }
 
+/* The slabs of a matrix: the same rows however they lie, and of a range of slabs the columns of those. */
+static void test_weights_bring_slabs(void **state)
+{
+    static const enum sk_weights_how how[] = {SK_WEIGHTS_LAZY, SK_WEIGHTS_AHEAD, SK_WEIGHTS_HUGE};
+    struct file f;
+    struct sk_err err = {0};
+
+    make(&f);
+    f.entries[0].slab_k = f.entries[0].cut_unit = 8; /* four slabs of two panels */
+    sign(&f);
+    write_file(weights, &f, sizeof f);
+    for (int i = 0; i < 3; i++) {
+        struct sk_weights w;
+        struct sk_pack file;
+        const void *got;
+        float want[32], row[32];
+        assert_int_equal(sk_weights_open(scratch, how[i], &w, &err), 0);
+        const struct sk_dir_entry *a = sk_weights_find(&w, "a");
+        assert_int_equal(sk_pack_layout(&file, a->dtype, a->n_out, a->n_in, a->slab_k), 0);
+        for (uint32_t skip = 0; skip < 2; skip++) {
+            struct sk_pack part = file;
+            part.n_slab -= skip;
+            part.n_in -= skip * part.slab_k;
+            part.bytes = part.n_slab * part.slab_stride;
+            assert_int_equal(sk_weights_bring_slabs(&w, a, skip * file.slab_stride, &part, &got, &err), 0);
+            assert_true((part.slab_stride < part.panel_stride) == (how[i] == SK_WEIGHTS_HUGE));
+            for (uint32_t r = 0; r < a->n_out; r++) {
+                sk_pack_get_row(&file, sk_weights_data(&w, a), r, want);
+                sk_pack_get_row(&part, got, r, row);
+                assert_memory_equal(row, want + skip * file.slab_k, part.n_in * sizeof *row);
+            }
+        }
+        sk_weights_seal(&w);
+        sk_weights_drop(&w);
+        sk_weights_close(&w);
+    }
+    unlink(weights);
+}
+
 static void test_weights_errors(void **state)
 {
     struct file f;
@@ -356,8 +395,13 @@ static void test_make(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),        cmocka_unit_test(test_config_errors),  cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_weights_bring), cmocka_unit_test(test_weights_errors), cmocka_unit_test(test_cache),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_errors),
+        cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_weights_bring),
+        cmocka_unit_test(test_weights_bring_slabs),
+        cmocka_unit_test(test_weights_errors),
+        cmocka_unit_test(test_cache),
         cmocka_unit_test(test_make),
     };
 
