@@ -199,17 +199,16 @@ int sk_crew_open(const struct sk_crew_conf *conf, struct sk_crew **ret, struct s
     c->own.pid = own.pid;
     c->own.host = c->world ? c->world->host : 0;
     snprintf(c->own.host_name, sizeof c->own.host_name, "%s", own.host);
+    report(c); /* before what all ranks do together: after that the leader has everyone's */
     int rc = open_memory(c);
     if (rc)
         sk_err_set(err, -rc, NULL, "no memory for the results of %u ranks", c->n_rank);
     else if ((rc = gather_places(c, &own)))
         sk_err_set(err, -rc, NULL, "a rank was lost while the others waited for it");
-    if (rc) {
+    if (rc)
         sk_crew_close(c);
-    } else {
-        report(c);
+    else
         *ret = c;
-    }
     return rc;
 }
 
