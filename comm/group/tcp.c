@@ -6,7 +6,6 @@
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -15,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "comm/base/alive.h"
 #include "comm/base/clock.h"
 
 /* One that is connected to and does not answer is given up after TRY_MS; one that connects and says nothing much
@@ -101,23 +101,6 @@ static bool is_near(const struct ifaddrs *list, const union address *a)
             return true;
     }
     return false;
-}
-
-/* Idle connections are asked every second from the third on, and one that does not answer, or does not take what was
- * sent, for 5 seconds is dead. */
-static bool tune(int fd)
-{
-    const struct {
-        int level, name, value;
-    } option[] = {
-        {IPPROTO_TCP, TCP_NODELAY, 1},   {SOL_SOCKET, SO_KEEPALIVE, 1}, {IPPROTO_TCP, TCP_KEEPIDLE, 2},
-        {IPPROTO_TCP, TCP_KEEPINTVL, 1}, {IPPROTO_TCP, TCP_KEEPCNT, 3}, {IPPROTO_TCP, TCP_USER_TIMEOUT, 5000},
-    };
-    for (size_t i = 0; i < sizeof option / sizeof *option; i++) {
-        if (setsockopt(fd, option[i].level, option[i].name, &option[i].value, sizeof option[i].value))
-            return false;
-    }
-    return true;
 }
 
 static int left_ms(uint64_t until_us)
@@ -247,7 +230,7 @@ int sk_tcp_accept(int listen_fd, const struct sk_tcp_door *door, int n, int *fd,
         if (s < 0)
             return sk_err_errno(err, SK_EIO, NULL, "cannot wait for the ranks of other hosts");
         struct hello h;
-        if (tune(s) && read_all(s, &h, sizeof h, sk_clock_us() + HELLO_MS * 1000) &&
+        if (sk_alive_set(s) && read_all(s, &h, sizeof h, sk_clock_us() + HELLO_MS * 1000) &&
             !memcmp(h.magic, MAGIC, sizeof h.magic) && same_key(h.key, door->key[0]) && h.rank < (uint32_t)size &&
             sk_tcp_send(s, door->key[1], SK_TCP_KEY, NULL, NULL) == 0) {
             /* Who comes twice had given the first one up. */
@@ -283,7 +266,7 @@ static int try_address(const union address *a, const struct sk_tcp_door *door, i
     if (rc <= 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &n))
         goto fail;
     errno = error;
-    if (error || !tune(fd) || sk_tcp_send(fd, &h, sizeof h, NULL, NULL) ||
+    if (error || !sk_alive_set(fd) || sk_tcp_send(fd, &h, sizeof h, NULL, NULL) ||
         !read_all(fd, answer, sizeof answer, until_us))
         goto fail;
     errno = EPERM;

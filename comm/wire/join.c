@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,10 +13,10 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
+#include "comm/base/alive.h"
 #include "comm/base/clock.h"
 
 enum { TIMEOUT_MS = 10000, BACKLOG = 16, MAX_NAME = 300, MAX_HOST = 256, MAX_PORT = 32, MAX_ADDRESS = 8 };
-enum { IDLE_S = 2, INTERVAL_S = 1, PROBES = 3 }; /* of keep-alives: as of mpirun's own links (comm/group/launch.c) */
 
 static const char UNIX[] = "unix:";
 
@@ -81,21 +80,13 @@ static int open_socket(const struct address *a, int flags)
     return socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 }
 
-/* Of a TCP socket: frames are small, and a peer whose host or link is gone says nothing. Of others nothing. */
+/* Of a TCP socket; of others nothing. */
 static void tune(int fd)
 {
-    static const struct {
-        int level, name, value;
-    } options[] = {
-        {SOL_SOCKET, SO_KEEPALIVE, 1},       {IPPROTO_TCP, TCP_NODELAY, 1},
-        {IPPROTO_TCP, TCP_KEEPIDLE, IDLE_S}, {IPPROTO_TCP, TCP_KEEPINTVL, INTERVAL_S},
-        {IPPROTO_TCP, TCP_KEEPCNT, PROBES},  {IPPROTO_TCP, TCP_USER_TIMEOUT, (IDLE_S + PROBES * INTERVAL_S) * 1000}};
     struct sockaddr_storage sa = {0};
     socklen_t n = sizeof sa;
-    if (getsockname(fd, (struct sockaddr *)&sa, &n) != 0 || sa.ss_family == AF_UNIX)
-        return;
-    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
-        setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof options[i].value);
+    if (getsockname(fd, (struct sockaddr *)&sa, &n) == 0 && sa.ss_family != AF_UNIX)
+        sk_alive_set(fd);
 }
 
 /* ---- rank 0 ---- */
