@@ -36,7 +36,7 @@ struct sk_group {
     /* Each is 0 or -SK_EIO (a rank was lost). Addresses are of the backend (struct sk_dev's `a`), 4-byte aligned; n
      * counts floats or other 4-byte words. all_reduce: the sum over the ranks, in place. all_gather: src[n] of each
      * rank to dst[rank][n]. send returns when src may be reused; it may wait for room at the receiver, which has
-     * `room` words (see the opener). recv of the same n.
+     * room for some (see the opener). recv of the same n.
      */
     int (*all_reduce)(struct sk_group *g, struct sk_backend *be, uint64_t buf, size_t n);
     int (*all_gather)(struct sk_group *g, struct sk_backend *be, uint64_t dst, uint64_t src, size_t n);

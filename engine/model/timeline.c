@@ -109,7 +109,7 @@ static uint64_t start_of(const void *packed, size_t n, const char *host)
     struct part p;
     uint64_t start = UINT64_MAX;
     while (next_part(&r, &p, &e) == 1)
-        for (uint32_t i = 0; i < p.n && strcmp(p.host, host) == 0; i++)
+        for (uint32_t i = 0, end = strcmp(p.host, host) == 0 ? p.n : 0; i < end; i++)
             start = e[i].from_us < start ? e[i].from_us : start;
     return start;
 }
@@ -142,9 +142,15 @@ int sk_timeline_write(const char *path, const void *packed, size_t n, struct sk_
     if (!f)
         return sk_err_errno(err, SK_EIO, "timeline", "cannot create %s", path);
     fputs("{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n", f);
+    char host[sizeof p.host];
+    uint64_t start = 0; /* of that host: its ranks mostly come one after the other */
     for (bool first = true; (rc = next_part(&r, &p, &e)) == 1; first = false) {
+        if (first || strcmp(p.host, host) != 0) {
+            memcpy(host, p.host, sizeof host);
+            start = start_of(packed, n, host);
+        }
         fputs(first ? "" : ",\n", f);
-        write_part(f, &p, e, start_of(packed, n, p.host));
+        write_part(f, &p, e, start);
     }
     fputs("\n]}\n", f);
     if (rc)
